@@ -1,0 +1,42 @@
+"""Attention: scores over the memory, normalised to weights, and the weighted sum of the values (the context vector)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax.normalizers import Normalizer
+from attn_jax.products import contract
+from attn_jax.scores import Extra, Memory, Score
+from attn_jax.shapes import Array, Bool, Float
+
+
+class Prepared(NamedTuple):
+    """What attention needs of a source, computed once: keys, values [B, S, K] and mask [B, S]."""
+
+    keys: Array
+    values: Float[Array, "B S K"]
+    mask: Bool[Array, "B S"]
+
+
+class Attention(nnx.Module):
+    """e = score(query, keys); weights = normalise(e) over unmasked positions; context = sum_j weights_j values_j."""
+
+    def __init__(self, score: Score, normalizer: Normalizer):
+        self.score = score
+        self.normalizer = normalizer
+
+    def prepare(self, memory: Memory) -> Prepared:
+        """Keys and values of a source."""
+        return Prepared(self.score.keys(memory), self.score.values(memory), memory.mask)
+
+    def __call__(
+        self, query: Float[Array, "B *T Q"], prepared: Prepared, extra: Extra
+    ) -> tuple[Float[Array, "B *T K"], Float[Array, "B *T S"]]:
+        """Context and weights for one query a sentence [B, Q], or one a step [B, T, Q]."""
+        scores = self.score(query, prepared.keys, extra)
+        mask = prepared.mask if query.ndim == 2 else prepared.mask[:, None, :]
+        weights = self.normalizer(scores, jnp.broadcast_to(mask, scores.shape))
+        steps = "" if query.ndim == 2 else "t"
+        context = contract(f"b{steps}s,bsk->b{steps}k", weights, prepared.values, self.score.dtype)
+        return context, weights

@@ -1,0 +1,111 @@
+"""Recurrent cells: one step. A cell maps a carry (h,) or (h, c) and its projected inputs to the next carry.
+
+Inputs are projected apart from the step (`project`), because what does not depend on the state need not wait for it: the
+caller projects all steps at once, and adds within the loop only what is fed back. All gates lie side by side on the last axis.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax import config
+from attn_jax.layers import Initializer, project
+from attn_jax.products import contract
+from attn_jax.registry import Registry
+from attn_jax.shapes import Array, Float
+
+Carry = tuple[Array, ...]
+
+
+class Cell(nnx.Module):
+    """Base of all cells.
+
+    input_sizes: widths of the separate inputs; each has its own block of the input matrix W = [W_0; W_1; ...].
+    size: units of the state.
+    """
+
+    name: ClassVar[str]
+    gates: ClassVar[int]
+    parts: ClassVar[tuple[str, ...]] = ("h",)
+
+    def __init__(
+        self, input_sizes: tuple[int, ...], size: int, *, settings: config.Cell, init: Initializer, dtype: Any = None
+    ):
+        width, total = self.gates * size, sum(input_sizes)
+        # Fans of one gate's matrix, as if each gate had its own.
+        self.kernels = nnx.List([init.matrix((n, width), fan_in=total, fan_out=size) for n in input_sizes])
+        self.recurrent = init.recurrent(size, self.gates)
+        self.bias = init.bias(width, total)
+        self.size, self.dtype, self.forget_bias = size, dtype, settings.forget_bias
+
+    def project(self, x: Float[Array, "... I"], source: int = 0) -> Float[Array, "... G"]:
+        """Input number `source` times its block of W; the bias belongs to input 0."""
+        y = project(x, self.kernels[source][...], self.dtype)
+        return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,)) if source == 0 else y
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        """The next carry. mask: dropout mask on the state where it enters the gates."""
+        raise TypeError(f"{type(self).__name__} must define step")
+
+    def zeros(self, batch: int, dtype: Any) -> Carry:
+        """The carry before the first step."""
+        return tuple(jnp.zeros((batch, self.size), dtype) for _ in self.parts)
+
+    def _from_state(self, h: Array, mask: Array | None) -> Array:
+        h = h if mask is None else h * mask
+        return contract("bh,hg->bg", h, self.recurrent[...], self.dtype)
+
+
+CELLS: Registry[type[Cell]] = Registry("cell")
+
+
+@CELLS.register
+class RNN(Cell):
+    """h' = tanh(W x + U h + b) (Elman 1990)."""
+
+    name = "rnn"
+    gates = 1
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        (h,) = carry
+        return (jnp.tanh(projected + self._from_state(h, mask)),)
+
+
+@CELLS.register
+class LSTM(Cell):
+    """i, f, o = sigmoid(W x + U h + b), g = tanh(...); c' = f c + i g; h' = o tanh(c') (Gers et al. 2000). Gate order i, f, g, o.
+
+    `cell.forget_bias` is added to f before its sigmoid.
+    """
+
+    name = "lstm"
+    gates = 4
+    parts = ("h", "c")
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        h, c = carry
+        i, f, g, o = jnp.split(projected + self._from_state(h, mask), 4, axis=-1)
+        c = jax.nn.sigmoid(f + self.forget_bias) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+@CELLS.register
+class GRU(Cell):
+    """r, z = sigmoid(W x + U h + b); n = tanh(W x + b + r (U h + b_n)); h' = (1 - z) n + z h: reset after the product (cuDNN)."""
+
+    name = "gru"
+    gates = 3
+
+    def __init__(self, input_sizes: tuple[int, ...], size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(input_sizes, size, init=init, **kwargs)
+        self.candidate_bias = init.bias(size, size)
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        (h,) = carry
+        xr, xz, xn = jnp.split(projected, 3, axis=-1)
+        hr, hz, hn = jnp.split(self._from_state(h, mask), 3, axis=-1)
+        r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+        n = jnp.tanh(xn + r * (hn + self.candidate_bias[...][None]))
+        return ((1 - z) * n + z * h,)

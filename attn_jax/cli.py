@@ -1,0 +1,345 @@
+"""The command line: absl flags, help, and errors in one line.
+
+An experiment defines its flags at import and ends with::
+
+    if __name__ == "__main__":
+        cli.run(main, doc=__doc__)
+
+Exit codes: 0 success (or what `main` returns), 1 an unexpected exception (with its traceback), 2 a mistake of
+the user's (one line on stderr, no traceback), 130 Ctrl-C, 141 the reader of the output has gone.
+"""
+
+import difflib
+import os
+import re
+import select
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+
+from attn_jax import cli_help, config
+from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
+from attn_jax.errors import UserError, unknown
+
+FLAGS = flags.FLAGS
+
+# -- flags of a study ----------------------------------------------------------------------------------------
+
+# Shortcut flag -> configuration path. `hidden_size` is no field: a study sets all sizes from it.
+_SHORTCUTS = {
+    "steps": "train.steps",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "hidden_size": "hidden_size",
+    "learning_rate": "optim.learning_rate",
+}
+
+# Fields with a flag of their own that does more than set them.
+_RESERVED = {"seed": "--seeds", "data.dataset": "--dataset"}
+
+_HELP_FLAGS = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
+
+
+def define_study_flags(
+    axes: Mapping[str, Callable[[], Iterable[str]]],
+    *,
+    dataset: str | None = None,
+    datasets: Sequence[str] = (),
+    seeds: int = 3,
+    runs_per_program: int = 16,
+    flag_values: flags.FlagValues = FLAGS,
+) -> None:
+    """Define the flags that every study shares, and one list flag an axis.
+
+    Args:
+      axes: configuration path -> a function that returns the allowed names; `score` becomes `--scores=A,B`.
+        They are called for help and when the values are used: tables may be imported, and grow, late.
+      dataset: default of `--dataset`; without it the flag is required.
+      datasets: the only data sets of this experiment; empty: any that `attn_jax.data` knows.
+      seeds: default of `--seeds`.
+      runs_per_program: default of `--runs_per_program`.
+      flag_values: where the flags are defined.
+    """
+    fv = flag_values
+    parser = Dataset((lambda: datasets) if datasets else _dataset_names, closed=bool(datasets))
+    flags.DEFINE(parser, "dataset", dataset, "data set", required=dataset is None, flag_values=fv)
+    text = "directory that holds the folders of the data sets"
+    flags.DEFINE(Text("DIR"), "manual_dir", None, text, flag_values=fv)
+    serializer: flags.ArgumentSerializer[tuple[str, str]] = flags.ArgumentSerializer()
+    text = "a split of parallel_text: a pair of line-aligned files, or a TSV file; may be repeated"
+    flags.DEFINE_multi(Assignment("SPLIT=FILE,FILE"), serializer, "files", None, text, flag_values=fv)
+    text = "where prepared data is kept (default: $ATTN_JAX_DATA or ~/.cache/attn_jax/data)"
+    flags.DEFINE(Text("DIR"), "data_dir", None, text, flag_values=fv)
+    text = "output directory; finished runs in it are kept"
+    flags.DEFINE(Text("DIR"), "out", None, text, required=True, flag_values=fv)
+    text = "number of seeds: every variant is trained with the seeds 0 to N-1"
+    flags.DEFINE_integer("seeds", seeds, text, 1, flag_values=fv)
+    for axis, allowed in axes.items():
+        text = f"compare these values of {axis}"
+        flags.DEFINE(Names(allowed), f"{axis}s", None, text, flag_values=fv)
+    flags.DEFINE_integer("steps", None, "optimiser steps, instead of epochs", 1, flag_values=fv)
+    flags.DEFINE_float("epochs", None, "passes over the training data, instead of steps", 0, flag_values=fv)
+    flags.DEFINE_integer("batch_size", None, "sentence pairs a step", 1, flag_values=fv)
+    flags.DEFINE_integer("hidden_size", None, "units of the decoder; the encoder's follow", 1, flag_values=fv)
+    flags.DEFINE_float("learning_rate", None, "learning rate", 0, flag_values=fv)
+    text = "set any configuration field (--helpconfig lists them); may be repeated"
+    flags.DEFINE_multi(Assignment("PATH=VALUE"), serializer, "set", None, text, flag_values=fv)
+    text = "compare these values of any configuration field; may be repeated"
+    flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
+    text = "most runs that are trained together as one program"
+    flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
+
+
+def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
+    """Split -> its files as `data.load` takes them; None without `--files`.
+
+    Raises:
+      UserError: a split is given twice.
+    """
+    given = flag_values["files"].value
+    if given is None:
+        return None
+    splits: dict[str, list[str]] = {}
+    for split, text in given:
+        if split in splits:
+            raise UserError(f"--files: the split {split} is given twice")
+        try:
+            splits[split] = split_values(text)
+        except ValueError as error:
+            raise UserError(f"--files={split}={text}: {error}") from None
+    return splits
+
+
+def overrides(flag_values: flags.FlagValues = FLAGS) -> dict[str, str]:
+    """Configuration path -> text, from the shortcut flags, then `--set`; the later one wins.
+
+    `--hidden_size=H` appears under "hidden_size", which is no field; the caller decides what it sets.
+
+    Raises:
+      UserError: unknown path or name, wrong type, `--steps` beside `--epochs`, a field that has its own flag.
+    """
+    changes: dict[str, str] = {}
+    for name, path in _SHORTCUTS.items():
+        if flag_values[name].value is not None:
+            changes[path] = str(flag_values[name].value)
+            if path != "hidden_size":
+                _field(f"--{name}", path, [changes[path]], flag_values)
+    if "train.epochs" in changes:
+        if "train.steps" in changes:
+            raise UserError("--steps and --epochs: only one of them can give the length of training")
+        # Epochs count where steps is 0; the data set's recommended configuration may have steps.
+        changes["train.steps"] = "0"
+    for path, value in flag_values["set"].value or ():
+        changes[_field("--set", path, [value], flag_values)] = value
+    return changes
+
+
+def sweeps(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
+    """Configuration path -> the texts of its values, from the list flags that were given, then `--sweep`.
+
+    Raises:
+      UserError: unknown path or name, wrong type, a value twice, a field swept twice or both set and swept.
+    """
+    given: list[tuple[str, str, list[str]]] = []
+    for axis, flag in _axis_flags(flag_values).items():
+        if flag.value is not None:
+            given.append((f"--{flag.name}", axis, flag.value))
+    for path, text in flag_values["sweep"].value or ():
+        try:
+            given.append(("--sweep", path, split_values(text)))
+        except ValueError as error:
+            raise UserError(f"--sweep={path}={text}: {error}") from None
+
+    fixed = overrides(flag_values)
+    axes: dict[str, list[str]] = {}
+    for origin, path, values in given:
+        full = _field(origin, path, values, flag_values)
+        if full in axes:
+            raise UserError(f"{origin}: the values of {path} are given twice; give them in one flag")
+        if full in fixed and (full, fixed[full]) != ("train.steps", "0"):
+            raise UserError(f"{origin}: {path} is also set to {fixed[full]}; set it or compare values of it")
+        axes[full] = values
+    return axes
+
+
+def _field(origin: str, path: str, values: Sequence[str], flag_values: flags.FlagValues) -> str:
+    """The full path of a field after checking `values` for it: names, types, no two equal."""
+    try:
+        full = _resolve(path)
+        if full in _RESERVED:
+            raise UserError(f"{path} has a flag of its own: use {_RESERVED[full]}")
+        for axis, flag in _axis_flags(flag_values).items():
+            if config.resolve(axis) == full:
+                allowed = _allowed(flag)
+                for value in values:
+                    if value not in allowed:
+                        raise unknown(axis, value, allowed)
+        parsed = [config.get(config.override(config.Config(), {full: value}), full) for value in values]
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    for i, value in enumerate(parsed):
+        if value in parsed[:i]:
+            raise UserError(f"{origin}: {path} has the value {values[i]} twice")
+    return full
+
+
+def _axis_flags(flag_values: flags.FlagValues) -> dict[str, flags.Flag]:
+    """Axis -> its list flag."""
+    axis_flags = (flag_values[name] for name in flag_values)
+    return {flag.name[:-1]: flag for flag in axis_flags if isinstance(flag.parser, Names)}
+
+
+def _allowed(flag: flags.Flag) -> tuple[str, ...]:
+    parser: Any = flag.parser
+    return tuple(parser.allowed())
+
+
+def _resolve(path: str) -> str:
+    """The full path of a field, or an error that names the nearest one, by its path or by its last part."""
+    try:
+        return config.resolve(path)
+    except UserError:
+        paths = [name for name, _, _ in config.fields()]
+        by_end = [name for name in paths if name.rpartition(".")[2] == path.rpartition(".")[2]]
+        near = by_end or difflib.get_close_matches(path, paths, n=1)
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        message = f"unknown configuration field '{path}'{hint} (--helpconfig lists the fields)"
+        raise UserError(message) from None
+
+
+def _dataset_names() -> Iterable[str]:
+    from attn_jax import data  # Only help needs the names.
+
+    return data.names()
+
+
+# -- running -------------------------------------------------------------------------------------------------
+
+
+def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] | None = None) -> NoReturn:
+    """Parse the flags, call `main`, and exit.
+
+    Args:
+      main: the experiment; returns an exit code or None for 0.
+      doc: the script's docstring, printed above the flags by `--help`.
+      argv: the command line with the script's name first; `sys.argv` if None.
+    """
+    words = list(sys.argv if argv is None else argv)
+    name = Path(words[0]).stem
+    try:
+        try:
+            text = _help(words, doc or "")
+            if text is not None:
+                print(text)
+                code = None
+            else:
+                _parse(words)
+                _quiet_libraries()
+                _cache_programs()
+                code = main()
+        except UserError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = 2
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            code = 130
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_broken():
+            raise
+        # Python flushes stdout once more when it exits: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The command as typed, ready for a shell; the script's path relative to the working directory."""
+    words = list(sys.argv if argv is None else argv)
+    script = os.path.relpath(words[0])
+    return shlex.join(["python", words[0] if script.startswith("..") else script, *words[1:]])
+
+
+def _help(words: list[str], doc: str) -> str | None:
+    """The text that a help flag asks for, whatever else is on the command line; None without such a flag."""
+    if any(word in _HELP_FLAGS for word in words[1:]):
+        return cli_help.flags_text(doc, FLAGS, words[0])
+    if any(word in ("--helpfull", "-helpfull") for word in words[1:]):
+        return f"{doc.strip()}\n{FLAGS.get_help()}"
+    if any(word in ("--helpconfig", "-helpconfig") for word in words[1:]):
+        return cli_help.config_text(
+            {config.resolve(axis): _allowed(flag) for axis, flag in _axis_flags(FLAGS).items()}
+        )
+    return None
+
+
+def _parse(words: list[str]) -> None:
+    """Set FLAGS from the command line. Raises UserError."""
+    try:
+        rest = FLAGS(words)[1:]
+    except flags.UnrecognizedFlagError as error:
+        names = [flag.name for flag in cli_help.own_flags(FLAGS, words[0])]
+        near = difflib.get_close_matches(error.flagname, names, n=1)
+        hint = f": did you mean --{near[0]}?" if near else ""
+        raise UserError(f"unknown flag --{error.flagname}{hint} (--help lists the flags)") from None
+    except flags.Error as error:
+        raise UserError(_explain(str(error).removeprefix("ERROR:: "))) from None
+    if rest:
+        near_flag = rest[0].partition("=")[0] in FLAGS
+        hint = f"did you mean --{rest[0]}?" if near_flag else "flags look like --name=value"
+        raise UserError(f"stray word '{rest[0]}': {hint} (--help lists the flags)")
+
+
+def _explain(message: str) -> str:
+    """The library's text about a flag's value, in the words that a user needs."""
+    match = re.match(r"flag --([\w-]+)=(.*?): (.*)", message, re.DOTALL)
+    if not match or match[1] not in FLAGS:
+        return message
+    name, value, reason = match.groups()
+    flag = FLAGS[name]
+    if "must have a value other than None" in reason:
+        return f"--{name} is missing: {flag.help}"
+    if isinstance(flag.parser, flags.EnumParser):
+        return str(unknown(f"value of --{name}", value, flag.parser.enum_values))
+    if isinstance(flag.parser, flags.BooleanParser):
+        reason = "expected true or false"
+    elif isinstance(flag.parser, flags.IntegerParser | flags.FloatParser):
+        reason = f"expected {flag.parser.syntactic_help}"
+    return f"--{name}={value}: {reason}"
+
+
+def _quiet_libraries() -> None:
+    """Only errors from libraries that log through absl, unless --verbosity asks for more."""
+    if not FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def _cache_programs() -> None:
+    """Let JAX keep every compiled program on disk, in $ATTN_JAX_CACHE or ~/.cache/attn_jax/xla."""
+    settings: dict[str, Any] = {"jax_persistent_cache_min_compile_time_secs": 0}
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        chosen = os.environ.get("ATTN_JAX_CACHE") or "~/.cache/attn_jax/xla"
+        directory = Path(os.path.expanduser(chosen)).absolute()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # Nothing but time is lost without it.
+        if not os.access(directory, os.W_OK):
+            return
+        settings["jax_compilation_cache_dir"] = str(directory)
+    for key, value in settings.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(key, value)
+        os.environ.setdefault(key.upper(), str(value))  # also for processes that this one starts
+
+
+def _stdout_is_broken() -> bool:
+    """Whether stdout is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

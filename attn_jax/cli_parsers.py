@@ -1,0 +1,73 @@
+"""What stands after the "=" of a flag: parsers for absl. `metavar` and `allowed` are for the help text."""
+
+from collections.abc import Callable, Iterable
+
+from absl import flags
+
+from attn_jax.errors import unknown
+
+
+def split_values(text: str) -> list[str]:
+    """The values between commas. Raises ValueError if one is empty."""
+    values = [value.strip() for value in text.split(",")]
+    if "" in values:
+        raise ValueError("expected values separated by commas, and none of them empty")
+    return values
+
+
+class Dataset(flags.ArgumentParser[str]):
+    """A data set's name: one of `allowed` if those are all there are, else `data.load` judges it."""
+
+    metavar = "NAME"
+
+    def __init__(self, allowed: Callable[[], Iterable[str]], closed: bool):
+        self.allowed = allowed
+        self.closed = closed
+
+    def parse(self, argument: str) -> str:
+        """The value that the text stands for. Raises ValueError."""
+        if self.closed and argument not in tuple(self.allowed()):
+            raise ValueError(str(unknown("data set", argument, self.allowed())))
+        return argument
+
+
+class Text(flags.ArgumentParser[str]):
+    """Text that is not empty."""
+
+    def __init__(self, metavar: str):
+        self.metavar = metavar
+
+    def parse(self, argument: str) -> str:
+        """The value that the text stands for. Raises ValueError."""
+        if not argument.strip():
+            raise ValueError("must not be empty")
+        return argument
+
+
+class Names(flags.ArgumentParser[list[str]]):
+    """Comma-separated names, compared with `allowed` when used: a table may still grow after parsing."""
+
+    metavar = "A,B"
+
+    def __init__(self, allowed: Callable[[], Iterable[str]]):
+        self.allowed = allowed
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        """The value that the text stands for. Raises ValueError."""
+        return argument if isinstance(argument, list) else split_values(argument)
+
+
+class Assignment(flags.ArgumentParser[tuple[str, str]]):
+    """Two texts around the first "="."""
+
+    def __init__(self, metavar: str):
+        self.metavar = metavar
+
+    def parse(self, argument: str | tuple[str, str]) -> tuple[str, str]:
+        """The value that the text stands for. Raises ValueError."""
+        if isinstance(argument, tuple):
+            return argument
+        path, equals, value = argument.partition("=")
+        if not equals or not path.strip():
+            raise ValueError(f"expected {self.metavar}")
+        return path.strip(), value.strip()

@@ -1,0 +1,333 @@
+"""Configurations: frozen dataclasses with a canonical form, typed overrides, JSON, and a run id.
+
+A *run* is one `Config`. Its fields are addressed by dotted paths (`optim.learning_rate`); a path that names a section with a
+`name` field means that field (`score` is `score.name`). Fields marked `traced` are numbers that enter the compiled program as
+arguments: runs that differ only in them have the same structure and train together as one *group*.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from attn_jax.errors import UserError, unknown
+
+
+def _field(default: Any, doc: str, *, traced: bool = False, positive: bool = False, upper: float = math.inf) -> Any:
+    """A field with its help text. `positive` and `upper` bound a number: [0, upper] or, if positive, (0, upper]."""
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "traced": traced, "positive": positive, "upper": upper}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is read and how text becomes numbers."""
+
+    dataset: str = _field("scan/simple", "name of the data set, e.g. scan/simple, semantic_parsing/jobs")
+    source_unit: str = _field("words", "source symbols: words, characters, bpe, tagged_characters")
+    target_unit: str = _field("words", "target symbols: words, characters, bpe")
+    source_min_count: int = _field(1, "source symbols seen less often in train are unknown", positive=True)
+    target_min_count: int = _field(1, "target symbols seen less often in train are unknown", positive=True)
+    bpe_size: int = _field(8000, "pieces of the BPE vocabulary", positive=True)
+    lowercase: bool = _field(False, "lower-case both sides")
+    max_source_length: int = _field(0, "leave out training pairs with more source symbols; 0: no limit")
+    max_target_length: int = _field(0, "leave out training pairs with more target symbols; 0: no limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The recurrent cell of encoder and decoder."""
+
+    name: str = _field("lstm", "recurrent cell")
+    forget_bias: float = _field(0.0, "added to the LSTM's forget gate before the sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Symbols to vectors."""
+
+    size: int = _field(128, "width of source and target embeddings", positive=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The source reader; `size` is per direction."""
+
+    name: str = _field("bi", "direction: uni, bi, or reversed (the source read from its end)")
+    size: int = _field(64, "units per direction", positive=True)
+    layers: int = _field(1, "stacked layers", positive=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """The target writer."""
+
+    size: int = _field(128, "units", positive=True)
+    layers: int = _field(1, "stacked layers", positive=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How well a memory position matches the query."""
+
+    name: str = _field("general", "scoring function")
+    size: int = _field(0, "width of the additive score's hidden layer; 0: the decoder's size")
+    memory_projection: bool = _field(False, "project the memory to the query's width for scores that need equal widths")
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine:
+    """Context vector and decoder state to attentional vector."""
+
+    name: str = _field("tanh", "tanh or linear (of W [context; state]), or add")
+    bias: bool = _field(False, "whether W has a bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Dropout rates by site."""
+
+    embedding: float = _field(0.0, "rate on source and target embeddings", traced=True, upper=0.99)
+    layer: float = _field(0.0, "rate on the input of every recurrent layer but the first", traced=True, upper=0.99)
+    recurrent: float = _field(0.0, "rate on the recurrent state, one mask for all steps", traced=True, upper=0.99)
+    readout: float = _field(0.0, "rate on the vector before the output projection", traced=True, upper=0.99)
+    word: float = _field(0.0, "rate at which whole symbols are dropped from the input", traced=True, upper=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """First values of the parameters."""
+
+    name: Literal["glorot", "uniform", "normal", "fan_in"] = _field(
+        "glorot",
+        "glorot: Glorot uniform matrices, orthogonal recurrent blocks, normal(E^-1/2) embeddings, zero biases; uniform: "
+        "everything U(-scale, scale); normal: everything N(0, scale^2); fan_in: U(-n^-1/2, n^-1/2), n the fan-in",
+    )
+    scale: float = _field(0.08, "half width or standard deviation for uniform and normal", positive=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """The training loss."""
+
+    per: Literal["token", "sentence"] = _field("token", "what the summed negative log-likelihood is divided by")
+    label_smoothing: float = _field(0.0, "probability mass spread over the vocabulary", traced=True, upper=0.99)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """Optimiser, learning rate schedule, clipping."""
+
+    name: Literal["adam", "sgd", "rmsprop", "adadelta"] = _field("adam", "optimiser")
+    learning_rate: float = _field(1e-3, "learning rate", traced=True, positive=True)
+    beta1: float = _field(0.9, "Adam: decay of the mean", traced=True, upper=0.999999)
+    beta2: float = _field(0.999, "Adam: decay of the square", traced=True, upper=0.999999)
+    rho: float = _field(0.95, "RMSProp, Adadelta: decay of the square", traced=True, upper=0.999999)
+    epsilon: float = _field(1e-8, "added to the root of the square", traced=True, positive=True)
+    schedule: Literal["constant", "decay", "halving", "warmup", "cosine"] = _field(
+        "constant",
+        "decay: times decay_factor each epoch after decay_after; halving: the same with 1/2; warmup: linear to "
+        "warmup_steps, then inverse square root; cosine: to 0 at the last step, after a linear warm-up",
+    )
+    decay_factor: float = _field(0.98, "schedule decay: factor an epoch", traced=True, positive=True)
+    decay_after: float = _field(5.0, "schedules decay and halving: epochs at the full rate", traced=True)
+    warmup_steps: float = _field(0.0, "schedules warmup and cosine: steps of linear growth", traced=True)
+    clip_norm: float = _field(5.0, "clip the gradient's global norm; 0: off", traced=True)
+    clip_value: float = _field(0.0, "clip every element of the gradient; 0: off", traced=True)
+    weight_decay: float = _field(0.0, "decoupled weight decay", traced=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Length of training, evaluation, selection."""
+
+    batch_size: int = _field(64, "sentence pairs a step", positive=True)
+    epochs: float = _field(10.0, "passes over the training data, where steps is 0")
+    steps: int = _field(0, "optimiser steps; 0: from epochs")
+    eval_every: int = _field(0, "steps between evaluations on dev; 0: once an epoch")
+    select: Literal["last", "best_dev"] = _field("best_dev", "parameters that are tested (without a dev set: last)")
+    metric: str = _field("", "dev metric for selection and early stopping; empty: the data set's own")
+    patience: int = _field(0, "stop after that many evaluations without a better one; 0: off")
+    sampling: Literal["shuffle", "replacement"] = _field("shuffle", "epochs in random order, or draws with replacement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """Search."""
+
+    max_length: int = _field(0, "longest output in symbols; 0: twice the longest training target plus 10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    data: Data = Data()
+    cell: Cell = Cell()
+    embedding: Embedding = Embedding()
+    encoder: Encoder = Encoder()
+    bridge: str = _field("dense", "first decoder state: zero, last, dense")
+    decoder: Decoder = Decoder()
+    score: Score = Score()
+    combine: Combine = Combine()
+    input_feeding: str = _field("none", "what enters the next step: none, attentional")
+    precision: Literal["float32", "bfloat16"] = _field(
+        "float32", "operands of matrix products; accumulation and parameters stay float32"
+    )
+    dropout: Dropout = Dropout()
+    init: Init = Init()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    train: Train = Train()
+    decode: Decode = Decode()
+    seed: int = _field(0, "random seed of the run", traced=True)
+
+
+# -- paths ----------------------------------------------------------------------------------------------------------
+
+
+def fields(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Every leaf field as (path, field, annotation), in order of declaration."""
+    hints = typing.get_type_hints(config if isinstance(config, type) else type(config))
+    for field in dataclasses.fields(config):
+        annotation = hints[field.name]
+        if dataclasses.is_dataclass(annotation):
+            yield from fields(annotation, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, annotation
+
+
+def resolve(path: str) -> str:
+    """The full path of a field: a section stands for its `name`. Raises UserError on an unknown path."""
+    paths = [name for name, _, _ in fields()]
+    if path in paths:
+        return path
+    if f"{path}.name" in paths:
+        return f"{path}.name"
+    raise unknown("configuration field", path, paths)
+
+
+def get(config: Config, path: str) -> Any:
+    """The value at a path."""
+    value: Any = config
+    for part in resolve(path).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _set(section: Any, parts: list[str], value: Any) -> Any:
+    head, *rest = parts
+    return dataclasses.replace(section, **{head: _set(getattr(section, head), rest, value) if rest else value})
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with values at paths changed; each is parsed and checked by the field's annotation."""
+    table = {path: (field, annotation) for path, field, annotation in fields()}
+    for path, value in changes.items():
+        full = resolve(path)
+        field, annotation = table[full]
+        config = _set(config, full.split("."), parse(value, annotation, path, field))
+    return config
+
+
+def parse(value: Any, annotation: Any, path: str, field: dataclasses.Field) -> Any:
+    """A value, or its text from a command line, as the type of the field's annotation. Raises UserError."""
+    if typing.get_origin(annotation) is Literal:
+        if value not in typing.get_args(annotation):
+            raise unknown(path, value, typing.get_args(annotation))
+        return value
+    parsed = _convert(value, annotation)
+    if parsed is None:
+        expected = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[annotation]
+        raise UserError(f"{path}={value!r}: expected {expected}")
+    if annotation in (int, float) and path != "seed":
+        positive, upper = field.metadata["positive"], field.metadata["upper"]
+        if parsed < 0 or (positive and parsed == 0) or parsed > upper:
+            bound = ("greater than 0" if positive else "at least 0") + (f" and at most {upper}" if upper < math.inf else "")
+            raise UserError(f"{path}={value}: must be {bound}")
+    return parsed
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    text = value.strip() if isinstance(value, str) else value
+    if annotation is bool:
+        if isinstance(text, str):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
+        return text if isinstance(text, bool) else None
+    if annotation is str:
+        return text if isinstance(text, str) else None
+    if isinstance(text, bool):
+        return None
+    try:
+        number = annotation(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if annotation is int and not isinstance(text, str) and number != text:
+        return None
+    return number if math.isfinite(number) else None
+
+
+# -- JSON and identity ----------------------------------------------------------------------------------------------
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dict."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """The inverse of `to_dict`; missing fields take their defaults. Raises UserError on unknown fields and wrong types."""
+    return override(Config(), flatten(values))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as {path: value}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(configs: list[Config]) -> list[str]:
+    """The paths at which the configurations are not all equal."""
+    flats = [flatten(to_dict(config)) for config in configs]
+    return [path for path, _, _ in fields() if len({json.dumps(flat[path]) for flat in flats}) > 1]
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """A hexadecimal hash of a JSON value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def run_id(config: Config, fingerprint: str) -> str:
+    """The name of a run: a hash of its canonical configuration and the fingerprint of its data."""
+    return digest([to_dict(config), fingerprint])
+
+
+def variant_id(config: Config, fingerprint: str) -> str:
+    """The name of a variant: of the configuration without its seed."""
+    return run_id(dataclasses.replace(config, seed=0), fingerprint)
+
+
+def traced(config: Config) -> dict[str, float]:
+    """The numbers that enter a compiled program as arguments, by path, without the seed."""
+    return {path: float(get(config, path)) for path, field, _ in fields() if field.metadata["traced"] and path != "seed"}
+
+
+def structure(config: Config) -> str:
+    """Equal for runs of one group. Of a traced number only whether it is zero counts, since zero means off."""
+    flat = flatten(to_dict(config))
+    for path, value in traced(config).items():
+        flat[path] = value != 0
+    del flat["seed"]
+    return json.dumps(flat, sort_keys=True)
+
+

@@ -1,0 +1,61 @@
+"""Encoders: a source to a `Memory`. `encoder.size` is per direction; every layer reads the outputs of all directions below."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax.cells import CELLS
+from attn_jax.config import Config
+from attn_jax.errors import unknown
+from attn_jax.layers import Initializer, Noise, dropped
+from attn_jax.recurrence import recur
+from attn_jax.scores import Memory
+from attn_jax.shapes import Array, Bool, Float
+
+DIRECTIONS: dict[str, tuple[bool, ...]] = {"uni": (False,), "bi": (False, True), "reversed": (True,)}
+"""For each kind of encoder, whether each of its directions reads the source from its end."""
+
+
+def memory_size(config: Config) -> int:
+    """The width K of the memory."""
+    if config.encoder.name not in DIRECTIONS:
+        raise unknown("encoder", config.encoder.name, DIRECTIONS)
+    return config.encoder.size * len(DIRECTIONS[config.encoder.name])
+
+
+class Encoder(nnx.Module):
+    """A stack of recurrent layers in one or both directions over embedded sources or feature frames."""
+
+    def __init__(self, input_size: int, config: Config, *, init: Initializer, dtype: type | None = None):
+        self.directions = DIRECTIONS[config.encoder.name]
+        self.size = config.encoder.size
+        widths = [input_size] + [memory_size(config)] * (config.encoder.layers - 1)
+        cell = CELLS[config.cell.name]
+        self.layers = nnx.List(
+            [
+                nnx.List(
+                    [cell((n,), self.size, settings=config.cell, init=init, dtype=dtype) for _ in self.directions]
+                )
+                for n in widths
+            ]
+        )
+
+    def __call__(
+        self, inputs: Float[Array, "B S E"], mask: Bool[Array, "B S"], noise: Noise | None = None
+    ) -> Memory:
+        """States of the last layer, and the last state of every layer and direction."""
+        batch, x, carries = inputs.shape[0], inputs, []
+        for number, layer in enumerate(self.layers):
+            if number > 0:
+                x = dropped(x, noise, "layer", f"encoder/{number}")
+            outputs, last = [], []
+            for reverse, cell in zip(self.directions, layer, strict=True):
+                place = f"encoder/{number}/{reverse}"
+                keep = noise and noise.mask("recurrent", place, (batch, self.size), x.dtype)
+                states, carry = recur(
+                    cell, cell.project(x), cell.zeros(batch, x.dtype), mask_BT=mask, dropout_BH=keep, reverse=reverse
+                )
+                outputs.append(states)
+                last.append(carry)
+            x = jnp.concatenate(outputs, axis=-1)
+            carries.append([jnp.concatenate(part, axis=-1) for part in zip(*last, strict=True)])
+        return Memory(x, mask, tuple(jnp.stack(part, axis=1) for part in zip(*carries, strict=True)))

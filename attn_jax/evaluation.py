@@ -1,0 +1,155 @@
+"""Evaluation of many runs of one structure on one split: teacher-forced loss, greedy output, and the metrics of both."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attn_jax import metrics
+from attn_jax.config import Config
+from attn_jax.data.corpus import Corpus, buckets, pad
+from attn_jax.data.text import EOS, PAD
+from attn_jax.decoding import greedy
+from attn_jax.seq2seq import Model
+from attn_jax.shapes import Array, Params
+from attn_jax.training import batch_loss
+
+BATCH = 128
+
+COMPANIONS = {"bleu": ("bleu", "chrf"), "wer": ("wer", "per"), "exact_match": ("exact_match",)}
+"""The metrics of output text that go with a data set's own."""
+
+
+def output_metrics(metric: str) -> tuple[str, ...]:
+    """The metrics of output text that are computed for a data set whose metric is the given one."""
+    return COMPANIONS.get(metric, ("exact_match",))
+
+
+def max_length(config: Config, corpus: Corpus) -> int:
+    """The longest output that is searched, in symbols with end-of-sentence."""
+    longest = max(len(target) for _, target in corpus.encoded["train"])
+    return config.decode.max_length or 2 * longest + 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """One run on one split: metric values, and the output of every example as text."""
+
+    metrics: dict[str, float]
+    predictions: list[str]
+
+
+class Evaluator:
+    """Evaluates runs on a split; compiled once, used for every checkpoint of a program."""
+
+    def __init__(self, model: Model, corpus: Corpus, split: str, *, max_output: int):
+        self.model, self.corpus, self.split, self.max_output = model, corpus, split, max_output
+        self.examples = corpus.dataset.splits[split]
+        pairs = corpus.encoded[split] if split != "train" else None
+        if pairs is None:
+            raise ValueError("the training split is filtered by length: evaluate on another one")
+        self._batches = []
+        self._index: list[np.ndarray] = []
+        for bucket in buckets(pairs, smallest=BATCH, padding=0.25, most=4):
+            n = len(bucket.index)
+            size = min(BATCH, n)
+            count = -(-n // size)
+
+            def shape(a: np.ndarray, count: int = count, size: int = size, n: int = n) -> np.ndarray:
+                return np.pad(a, ((0, count * size - n), (0, 0))).reshape(count, size, a.shape[1])
+
+            self._batches.append((jnp.asarray(shape(bucket.source)), jnp.asarray(shape(bucket.target))))
+            self._index.append(bucket.index)
+        self._evaluate = jax.jit(self._run, static_argnames=("decode",))
+
+    def _run(self, params: Params, sources: Array, targets: Array, *, decode: bool) -> tuple[Any, Any, Any]:
+        def one(params: Params, source: Array, target: Array) -> tuple[Any, Any, Any]:
+            totals, count = batch_loss(self.model, params, source, target)
+            if not decode:
+                return totals, count, jnp.zeros((source.shape[0], 0), jnp.int32)
+            return totals, count, greedy(self.model.bind(params), source, source != PAD, self.max_output).tokens
+
+        runs = jax.vmap(one, in_axes=(0, None, None))
+        return jax.lax.map(lambda batch: runs(params, *batch), (sources, targets))
+
+    def __call__(self, params: Params, *, decode: bool = True) -> list[Evaluated]:
+        """The results of every run of `params`, whose leaves have a leading R axis. decode: False for the loss alone."""
+        runs = next(iter(params.values())).shape[0]
+        sums, tokens = np.zeros((runs, 3)), 0.0
+        outputs: list[list[list[int]]] = [[[] for _ in self.examples] for _ in range(runs)]
+        for (sources, targets), index in zip(self._batches, self._index, strict=True):
+            totals, count, found = self._evaluate(params, sources, targets, decode=decode)
+            sums += np.stack([np.asarray(part, np.float64).sum(axis=0) for part in totals], axis=1)
+            tokens += float(np.asarray(count)[:, 0].sum())
+            if decode:
+                ids = np.swapaxes(np.asarray(found), 0, 1).reshape(runs, -1, self.max_output)
+                for run in range(runs):
+                    for row, example in zip(ids[run], index, strict=False):
+                        outputs[run][example] = trim(row)
+        return [self._scored(sums[run] / tokens, outputs[run] if decode else None) for run in range(runs)]
+
+    def _scored(self, means: np.ndarray, outputs: list[list[int]] | None) -> Evaluated:
+        values = {
+            "loss": float(means[1]),
+            "perplexity": float(np.exp(min(means[1], 700.0))),
+            "token_accuracy": 100 * float(means[2]),
+        }
+        if outputs is None:
+            return Evaluated(values, [])
+        predictions = [self.corpus.target.decode(ids) for ids in outputs]
+        info = self.corpus.dataset.info
+        values |= metrics.score(
+            output_metrics(info.metric), predictions, references(self.corpus, self.split), **scoring(self.corpus)
+        )
+        return Evaluated(values, predictions)
+
+
+def references(corpus: Corpus, split: str) -> list[tuple[str, ...]]:
+    """The accepted outputs of every example, lower-cased where the model's are."""
+    lower = corpus.target.lowercase
+    return [tuple(r.lower() for r in e.references) if lower else e.references for e in corpus.dataset.splits[split]]
+
+
+def scoring(corpus: Corpus) -> dict[str, str]:
+    """How metrics treat text: BLEU's tokeniser and the normalisation of exact match."""
+    info = corpus.dataset.info
+    return {"tokenize": info.tokenize, "normalize": info.normalization or "none"}
+
+
+def trim(ids: Sequence[int] | np.ndarray) -> list[int]:
+    """Output ids up to end-of-sentence, without it."""
+    out: list[int] = []
+    for number in ids:
+        if number in (EOS, PAD):
+            break
+        out.append(int(number))
+    return out
+
+
+def attention_maps(model: Model, params: Params, corpus: Corpus, split: str, chosen: Sequence[int], limit: int) -> list:
+    """Greedy outputs of some examples with their weights, for each run: [{source, target, weights}] of tokens and rows."""
+    sources = [corpus.encoded[split][i][0] for i in chosen]
+    source = jnp.asarray(pad(sources, max(map(len, sources))))
+    decode = jax.jit(jax.vmap(lambda p: greedy(model.bind(p), source, source != PAD, limit)))
+    found = decode(params)
+    if found.weights.shape[-1] == 0:
+        return [[] for _ in range(found.tokens.shape[0])]
+    tokens, weights = np.asarray(found.tokens), np.asarray(found.weights)
+    maps = []
+    for run in range(tokens.shape[0]):
+        examples = []
+        for row, ids in enumerate(sources):
+            output = trim(tokens[run, row])
+            ended = len(output) < limit
+            examples.append(
+                {
+                    "source": corpus.source.tokens(corpus.dataset.splits[split][chosen[row]].source),
+                    "target": [corpus.target.vocabulary.symbols[i] for i in output] + ["</s>"] * ended,
+                    "weights": np.round(weights[run, row, : len(output) + ended, : len(ids)], 4).tolist(),
+                }
+            )
+        maps.append(examples)
+    return maps

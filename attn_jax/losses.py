@@ -1,0 +1,120 @@
+"""Cross-entropy of a projected vocabulary, without ever holding all logits [B, T, V]."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attn_jax.data.text import PAD
+from attn_jax.products import contract
+from attn_jax.shapes import Array, Float, Int
+
+
+CHUNK_BYTES = 24 << 20
+"""Logits of about this many bytes are made at a time."""
+
+
+class Totals(NamedTuple):
+    """Sums over tokens: the training loss, the negative log-likelihood (nats), and the number of right predictions."""
+
+    loss: Float[Array, ""]
+    nll: Float[Array, ""]
+    correct: Float[Array, ""]
+
+
+def cross_entropy(
+    features: Float[Array, "N F"],
+    kernel: Float[Array, "F V"],
+    bias: Float[Array, " V"],
+    targets: Int[Array, " N"],
+    weights: Float[Array, " N"],
+    smoothing: Float[Array, ""] | float = 0.0,
+    dtype: Any = None,
+) -> Totals:
+    """Weighted sums over N tokens, of logits = features kernel + bias.
+
+    loss = sum_n w_n sum_v q_nv (-log p_nv), where q puts 1 - smoothing on the target and spreads `smoothing` evenly over the
+    vocabulary without padding. weights: 0 on padding. dtype: operands of the products, see `products.contract`.
+    Gradients flow from `loss` to features, kernel and bias.
+    """
+    return _cross_entropy(dtype, features, kernel, bias, targets, weights, jnp.asarray(smoothing, features.dtype))
+
+
+def _chunk(
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+) -> tuple[Totals, Array]:
+    """Totals of some tokens, and the gradient of their loss with respect to their logits."""
+    logits = contract("nf,fv->nv", x, kernel, dtype) + bias[None]
+    vocabulary = logits.shape[1]
+    highest = jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    exponentials = jnp.exp(logits - highest)
+    total = exponentials.sum(axis=1, keepdims=True)
+    log_total = highest[:, 0] + jnp.log(total[:, 0])
+    is_target = jnp.arange(vocabulary)[None] == targets[:, None]
+    nll = log_total - jnp.where(is_target, logits, 0).sum(axis=1)
+    spread = smoothing / (vocabulary - 1)
+    rest = (vocabulary - 1) * log_total - (logits.sum(axis=1) - logits[:, PAD])
+    loss = (1 - smoothing) * nll + spread * rest
+    q = jnp.where(is_target, 1 - smoothing, 0) + jnp.where(jnp.arange(vocabulary) == PAD, 0, spread)[None]
+    correct = (logits.argmax(axis=1) == targets).astype(x.dtype)
+    totals = Totals(*(jnp.sum(weights * value) for value in (loss, nll, correct)))
+    return totals, weights[:, None] * (exponentials / total - q)
+
+
+def _chunks(n: int, vocabulary: int, itemsize: int) -> int:
+    """Number of equal chunks."""
+    return max(1, -(-n * vocabulary * itemsize // CHUNK_BYTES))
+
+
+def _reshaped(parts: int, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays cut into equal parts along their first axis, padded with zeros (whose weight is zero)."""
+    n = arrays[0].shape[0]
+    size = -(-n // parts)
+    return tuple(
+        jnp.pad(a, [(0, parts * size - n)] + [(0, 0)] * (a.ndim - 1)).reshape(parts, size, *a.shape[1:]) for a in arrays
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+) -> Totals:
+    parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
+    if parts == 1:
+        return _chunk(dtype, x, kernel, bias, targets, weights, smoothing)[0]
+    one = lambda chunk: _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)[0]  # noqa: E731
+    return jax.tree.map(jnp.sum, jax.lax.map(one, _reshaped(parts, x, targets, weights)))
+
+
+def _forward(
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+) -> tuple[Totals, Any]:
+    # The loss is one number, so its gradient is known up to a factor as soon as the logits are: it is taken here, chunk by
+    # chunk, and no logits are kept or made twice.
+    def gradients(x: Array, d_logits: Array) -> tuple[Array, Array, Array]:
+        d_x = contract("nv,fv->nf", d_logits, kernel, dtype)
+        return d_x, contract("nf,nv->fv", x, d_logits, dtype), d_logits.sum(axis=0)
+
+    parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
+    if parts == 1:
+        totals, d_logits = _chunk(dtype, x, kernel, bias, targets, weights, smoothing)
+        return totals, gradients(x, d_logits)
+
+    def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        totals, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)
+        d_x, d_kernel, d_bias = gradients(chunk[0], d_logits)
+        return jax.tree.map(jnp.add, sums, (totals, d_kernel, d_bias)), d_x
+
+    zero = jnp.zeros((), x.dtype)
+    start = (Totals(zero, zero, zero), jnp.zeros_like(kernel), jnp.zeros_like(bias))
+    (totals, d_kernel, d_bias), d_x = jax.lax.scan(step, start, _reshaped(parts, x, targets, weights))
+    return totals, (d_x.reshape(-1, x.shape[1])[: x.shape[0]], d_kernel, d_bias)
+
+
+def _backward(dtype: Any, residuals: tuple[Array, Array, Array], g: Totals) -> tuple[Array | None, ...]:
+    d_x, d_kernel, d_bias = residuals
+    return g.loss * d_x, g.loss * d_kernel, g.loss * d_bias, None, None, None
+
+
+_cross_entropy.defvjp(_forward, _backward)

@@ -1,0 +1,328 @@
+"""Figures as plain Plotly JSON: {"data": [...], "layout": {...}}, from plain numbers.
+
+A figure here is a dict and not a `plotly.graph_objects.Figure`, whose import takes longer than the report.
+Every trace of a variant carries `legendgroup=<its index>`: the page has one legend for all figures.
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Figure = dict[str, Any]
+
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8a6d00",
+    "#56b4e9",
+    "#6a3d9a",
+    "#444444",
+    "#e69f00",
+    "#7f3b08",
+)
+"""Okabe & Ito's colour-blind safe colours, darkened where they would be faint on white, and two more."""
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+MONOSPACE = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and dash of the index-th variant; they repeat after 40."""
+    return PALETTE[index % len(PALETTE)], DASHES[index // len(PALETTE) % len(DASHES)]
+
+
+def text(value: object) -> str:
+    """A label that Plotly shows as it is: Plotly reads tags and entities in every text."""
+    return html.escape(str(value), quote=False)
+
+
+def _layout(x: str, y: str, **more: Any) -> dict[str, Any]:
+    axis: dict[str, Any] = {
+        "gridcolor": "#e8e8e8",
+        "linecolor": "#bbbbbb",
+        "zeroline": False,
+        "automargin": True,
+    }
+    layout: dict[str, Any] = {
+        "font": {"family": FONT, "size": 12, "color": "#222222"},
+        "margin": {"l": 48, "r": 12, "t": 26, "b": 40},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#b8bcc0", "activecolor": "#5d6368"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": False,
+        "hoverlabel": {"font": {"family": FONT, "size": 12}},
+        "xaxis": axis | {"title": {"text": text(x)}},
+        "yaxis": axis | {"title": {"text": text(y)}},
+        "height": 320,
+    }
+    for key, value in more.items():
+        layout[key] = layout[key] | value if isinstance(value, dict) and key in layout else value
+    return layout
+
+
+def curves(
+    series: Sequence[tuple[str, int, Sequence[Mapping[int, float]]]],
+    y: str,
+    *,
+    log: bool = False,
+    points: int = 200,
+) -> Figure:
+    """Mean over seeds against the optimiser step, with a band from the lowest to the highest seed.
+
+    Args:
+      series: (label, variant's index, one {step: value} a seed) a variant. A step's mean is over the seeds
+        that have it.
+      y: title of the vertical axis.
+      log: logarithmic vertical axis.
+      points: longer curves are averaged over equal stretches of steps, down to about that many points.
+    """
+    data: list[dict[str, Any]] = []
+    for label, index, seeds in series:
+        rows = _average(seeds, points)
+        if not rows:
+            continue
+        color, dash = style(index)
+        steps = [row[0] for row in rows]
+        if any(row[4] > 1 for row in rows):
+            edge = {
+                "mode": "lines",
+                "line": {"width": 0},
+                "hoverinfo": "skip",
+                "legendgroup": str(index),
+                "x": steps,
+            }
+            data.append({"type": "scatter", "y": [row[2] for row in rows], **edge})
+            data.append(
+                {"type": "scatter", "y": [row[3] for row in rows], "fill": "tonexty", **edge}
+                | {"fillcolor": _faint(color)}
+            )
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(rows) < 30 else "lines",
+                "marker": {"size": 4},
+                "line": {"color": color, "dash": dash, "width": 1.8},
+                "name": text(label),
+                "legendgroup": str(index),
+                "x": steps,
+                "y": [row[1] for row in rows],
+                "customdata": [[row[2], row[3], row[4]] for row in rows],
+                "hovertemplate": "<b>%{fullData.name}</b><br>step %{x}: %{y:.4g}<br>"
+                "%{customdata[2]} seed(s), %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
+            }
+        )
+    axis: dict[str, Any] = {}
+    if log:
+        values = [value for trace in data for value in trace["y"] if value > 0]
+        # Labels at 1, 2 and 5 of every decade, where there is more than one of them to see.
+        axis = {"type": "log"} | ({"dtick": "D2"} if values and max(values) > 5 * min(values) else {})
+    return {"data": data, "layout": _layout("optimiser step", y, yaxis=axis)}
+
+
+def _average(
+    seeds: Sequence[Mapping[int, float]], points: int
+) -> list[tuple[float, float, float, float, int]]:
+    """(step, mean, lowest, highest, seeds) of every stretch of steps."""
+    last = max((step for seed in seeds for step in seed), default=0)
+    steps = {step for seed in seeds for step in seed}
+    width = max(1, math.ceil((last + 1) / points)) if len(steps) > points else 0
+    stretches: dict[int, list[list[tuple[int, float]]]] = {}
+    for seed in seeds:
+        own: dict[int, list[tuple[int, float]]] = {}
+        for step, value in seed.items():
+            if math.isfinite(value):
+                own.setdefault(step // width if width else step, []).append((step, value))
+        for key, pairs in own.items():
+            stretches.setdefault(key, []).append(pairs)
+    rows = []
+    for key in sorted(stretches):
+        means = [float(np.mean([value for _, value in pairs])) for pairs in stretches[key]]
+        center = float(np.mean([step for pairs in stretches[key] for step, _ in pairs]))
+        rows.append((round(center, 1), float(np.mean(means)), min(means), max(means), len(means)))
+    return rows
+
+
+def forest(
+    rows: Sequence[tuple[str, int, Mapping[int, float], float, float | None, float | None]], x: str
+) -> Figure:
+    """One line a variant, the first on top: seeds as dots, the mean as a diamond, its interval as a bar.
+
+    Args:
+      rows: (label, variant's index, {seed: value}, mean, low, high); low and high None with a single seed.
+      x: title of the horizontal axis.
+    """
+    data: list[dict[str, Any]] = []
+    for position, (label, index, values, mean, low, high) in enumerate(rows):
+        color, _ = style(index)
+        group = {"type": "scatter", "mode": "markers", "legendgroup": str(index), "name": text(label)}
+        data.append(
+            group
+            | {
+                "x": list(values.values()),
+                "y": [position + 0.22] * len(values),
+                "customdata": list(values),
+                "marker": {"color": color, "size": 6, "opacity": 0.45},
+                "hovertemplate": "<b>%{fullData.name}</b><br>seed %{customdata}: %{x:.2f}<extra></extra>",
+            }
+        )
+        bar: dict[str, Any] = {
+            "x": [mean],
+            "y": [position],
+            "marker": {"color": color, "size": 10, "symbol": "diamond"},
+        }
+        interval = ""
+        if low is not None and high is not None:
+            bar["error_x"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [high - mean],
+                "arrayminus": [mean - low],
+                "color": color,
+                "thickness": 2,
+                "width": 5,
+            }
+            interval = f"<br>95 % interval {low:.2f} to {high:.2f}"
+        data.append(
+            group
+            | bar
+            | {"hovertemplate": f"<b>%{{fullData.name}}</b><br>mean %{{x:.2f}}{interval}<extra></extra>"}
+        )
+    ticks = {
+        "tickvals": list(range(len(rows))),
+        "ticktext": [text(row[0]) for row in rows],
+        "title": {"text": ""},
+    }
+    return {
+        "data": data,
+        "layout": _layout(
+            x,
+            "",
+            yaxis=ticks | {"range": [len(rows) - 0.4, -0.6], "showgrid": False},
+            height=90 + 34 * len(rows),
+        ),
+    }
+
+
+def by_length(
+    series: Sequence[tuple[str, int, Sequence[float | None]]],
+    bins: Sequence[str],
+    sizes: Sequence[int],
+    y: str,
+) -> Figure:
+    """Quality in bins of source length.
+
+    Args:
+      series: (label, variant's index, a value or None a bin) a variant.
+      bins: names of the bins, e.g. "5-7".
+      sizes: sentences of the test set in each.
+      y: title of the vertical axis.
+    """
+    data = []
+    for label, index, values in series:
+        color, dash = style(index)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": [text(name) for name in bins],
+                "y": list(values),
+                "customdata": list(sizes),
+                "name": text(label),
+                "legendgroup": str(index),
+                "line": {"color": color, "dash": dash, "width": 1.8},
+                "marker": {"size": 6, "color": color},
+                "hovertemplate": "<b>%{fullData.name}</b><br>length %{x}: %{y:.2f}<br>%{customdata} sentences"
+                "<extra></extra>",
+            }
+        )
+    return {"data": data, "layout": _layout("source length (symbols)", y, xaxis={"type": "category"})}
+
+
+def cost(
+    rows: Sequence[tuple[str, int, float, float | None, float | None, float, int]], x: str, y: str
+) -> Figure:
+    """Quality against speed; rows: (label, variant's index, mean, low, high, tokens/s, parameters)."""
+    data = []
+    for label, index, mean, low, high, speed, parameters in rows:
+        color, _ = style(index)
+        trace: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [speed],
+            "y": [mean],
+            "customdata": [parameters],
+            "name": text(label),
+            "legendgroup": str(index),
+            "marker": {"size": 10, "color": color},
+            "hovertemplate": "<b>%{fullData.name}</b><br>%{y:.2f} at %{x:,.0f} tokens/s<br>"
+            "%{customdata:,} parameters<extra></extra>",
+        }
+        if low is not None and high is not None:
+            trace["error_y"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [high - mean],
+                "arrayminus": [mean - low],
+                "color": color,
+                "thickness": 1.5,
+                "width": 4,
+            }
+        data.append(trace)
+    return {"data": data, "layout": _layout(x, y, xaxis={"rangemode": "tozero"})}
+
+
+def attention_map(source: Sequence[str], target: Sequence[str], weights: Sequence[Sequence[float]]) -> Figure:
+    """Weights [T, S] as a heat map from 0 to 1: a row for each output symbol, a column a source symbol."""
+    rows = [
+        [round(float(weight), 4) if math.isfinite(weight) else None for weight in row[: len(source)]]
+        for row in weights[: len(target)]
+    ]
+    outputs = list(target[: len(rows)])
+    ticks = {
+        "ticks": "",
+        "showgrid": False,
+        "title": {"text": ""},
+        "tickfont": {"family": MONOSPACE, "size": 11},
+    }
+    return {
+        "data": [
+            {
+                "type": "heatmap",
+                "z": rows,
+                "zmin": 0,
+                "zmax": 1,
+                "colorscale": [[0, "#ffffff"], [0.5, "#6baed6"], [1, "#08306b"]],
+                "showscale": False,
+                "xgap": 1,
+                "ygap": 1,
+                "text": [[f"{text(out)} ← {text(token)}" for token in source] for out in outputs],
+                "hovertemplate": "%{text}<br>weight %{z:.3f}<extra></extra>",
+            }
+        ],
+        "layout": _layout(
+            "",
+            "",
+            margin={"l": 20, "r": 8, "t": 26, "b": 20},
+            plot_bgcolor="#f0f0f0",
+            xaxis=ticks
+            | {"tickvals": list(range(len(source))), "ticktext": [text(t) for t in source], "tickangle": -60},
+            yaxis=ticks
+            | {
+                "tickvals": list(range(len(outputs))),
+                "ticktext": [text(t) for t in outputs],
+                "autorange": "reversed",
+            },
+            height=126 + 19 * max(len(outputs), 3),
+        ),
+    }
+
+
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.13)"

@@ -1,0 +1,40 @@
+"""A cell over a sequence."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax import products
+from attn_jax.cells import Carry, Cell
+from attn_jax.shapes import Array, Bool, Float
+
+
+def recur(
+    cell: Cell,
+    projected_BTG: Float[Array, "B T G"],
+    carry: Carry,
+    *,
+    mask_BT: Bool[Array, "B T"] | None = None,
+    dropout_BH: Float[Array, "B H"] | None = None,
+    reverse: bool = False,
+) -> tuple[Float[Array, "B T H"], Carry]:
+    """All states h of a cell over its projected inputs, and the last carry.
+
+    mask_BT: false on padding; there the carry is frozen and the output is zero. So `reverse` reads the sequence from its true
+        end: padding comes first and leaves the initial carry as it is. Outputs stay in source order.
+    dropout_BH: one mask on the recurrent state for all steps (Gal and Ghahramani 2016).
+    """
+    graph, parameters = nnx.split(cell)
+
+    def step(operands: dict, carry: Carry, x: tuple[Array, Array | None]) -> tuple[Carry, Array]:
+        projected_BG, mask_B1 = x
+        new = nnx.merge(graph, operands["cell"]).step(carry, projected_BG, operands["dropout"])
+        if mask_B1 is None:
+            return new, new[0]
+        frozen = jax.tree.map(lambda n, o: jnp.where(mask_B1, n, o), new, carry)
+        return frozen, jnp.where(mask_B1, new[0], 0)
+
+    mask_TB1 = None if mask_BT is None else mask_BT.T[:, :, None]
+    operands = {"cell": parameters, "dropout": dropout_BH}
+    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (jnp.swapaxes(projected_BTG, 0, 1), mask_TB1))
+    return jnp.swapaxes(outputs_TBH, 0, 1), carry

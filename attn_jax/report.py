@@ -1,0 +1,71 @@
+"""Results as people read them: `results.csv`, the table on the console, and the page `report.html`.
+
+Everything is rebuilt from a study's result files (`report_data`), without training, and written atomically.
+"""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+from attn_jax.errors import UserError
+from attn_jax.report_data import Study, differing, load, show
+from attn_jax.report_page import page
+from attn_jax.report_table import console_table
+
+_HEAD = ("run_id", "dataset", "score", "cell", "seed", "split", "metric", "value")
+_AXES = {
+    "encoder": "encoder.name",
+    "bridge": "bridge",
+    "combine": "combine.name",
+    "input_feeding": "input_feeding",
+}
+
+
+def build(out: Path) -> None:
+    """Writes `results.csv` and `report.html` under `out`.
+
+    Raises UserError if there is no run, a result file cannot be read, or `out` cannot be written to.
+    """
+    study = load(Path(out))
+    _write(study.out / "results.csv", results_csv(study))
+    _write(study.out / "report.html", page(study))
+
+
+def table_text(out: Path, width: int = 120) -> str:
+    """The tables that `console_table` makes, one a data set, as plain text."""
+    from rich.console import Console
+
+    study = load(Path(out))
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
+    for section in study.sections:
+        console.print(console_table(study, section))
+    lines = console.file.getvalue().rstrip().split("\n")  # type: ignore[attr-defined]
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def results_csv(study: Study) -> str:
+    """One line a run, split and metric; after the fixed columns every configuration field that differs."""
+    fixed = {"data.dataset", "score.name", "cell.name", *_AXES.values()}
+    further = [path for path in differing([run.config for run in study.runs]) if path not in fixed]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_HEAD, *_AXES, *further])
+    for run in study.runs:
+        head = [run.run_id, run.dataset, run.config.get("score.name"), run.config.get("cell.name"), run.seed]
+        rest = [show(run.config.get(path)) for path in [*_AXES.values(), *further]]
+        for split, values in (run.result or {}).get("metrics", {}).items():
+            for metric, value in values.items():
+                writer.writerow([*head, split, metric, value, *rest])
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader sees the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error

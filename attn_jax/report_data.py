@@ -1,0 +1,285 @@
+"""A study as its result files tell it: runs, variants, and a section for each data set.
+
+Reads only what is on disk (DESIGN.md, Results on disk). A run counts as done when its `result.json` is there.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attn_jax import config as configs
+from attn_jax import stats
+from attn_jax.errors import UserError
+from attn_jax.metrics import higher_is_better
+
+# Values that name themselves; every other field is written field=value in a variant's label.
+_BARE = ("score.name", "cell.name", "encoder.name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: its flat configuration and, once it is done, its result."""
+
+    run_id: str
+    folder: Path
+    config: Mapping[str, Any]
+    result: Mapping[str, Any] | None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.config["data.dataset"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    def value(self, split: str, metric: str) -> float | None:
+        """The result's value; None where there is none or it is not finite."""
+        found = ((self.result or {}).get("metrics", {}).get(split) or {}).get(metric)
+        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+
+    @functools.cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    def predictions(self, split: str) -> list[dict[str, Any]]:
+        """The lines of `predictions.<split>.jsonl`."""
+        return read_lines(self.folder / f"predictions.{split}.jsonl")
+
+    def attention(self) -> list[dict[str, Any]]:
+        """The examples of `attention.json`; none where the model has no attention."""
+        path = self.folder / "attention.json"
+        return list(read_json(path)["examples"]) if path.exists() else []
+
+    @property
+    def stopped(self) -> str:
+        """Why and where training stopped before its last step; empty if it did not."""
+        stopped = (self.result or {}).get("stopped")
+        return f"stopped at step {stopped['step']}: {stopped['reason']}" if stopped else ""
+
+    @property
+    def status(self) -> str:
+        """Finished, stopped (where and why), or unfinished (where)."""
+        if self.result is None:
+            last = self.history[-1].get("step", 0) if self.history else 0
+            return f"unfinished, last record at step {last}"
+        return self.stopped or "finished"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Runs that differ in nothing but the seed. `index` is the place in the study and chooses the colour."""
+
+    index: int
+    label: str
+    config: Mapping[str, Any]
+    runs: Sequence[Run]
+
+    @property
+    def done(self) -> list[Run]:
+        """The runs that have a result."""
+        return [run for run in self.runs if run.result is not None]
+
+    def values(self, split: str, metric: str) -> dict[int, float]:
+        """{seed: value} of the runs that have one."""
+        found = {run.seed: run.value(split, metric) for run in self.done}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What a study says about one data set; `variants` are in the order of the study."""
+
+    dataset: str
+    metric: str
+    split: str
+    variants: Sequence[Variant]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, by variant."""
+        return [run for variant in self.variants for run in variant.runs]
+
+    @property
+    def done(self) -> list[Run]:
+        """The runs that have a result."""
+        return [run for run in self.runs if run.result is not None]
+
+    @functools.cached_property
+    def ranked(self) -> list[tuple[Variant, stats.Summary | None]]:
+        """Variants with the summary of their main metric, best first, those without a value last."""
+        rows = []
+        for variant in self.variants:
+            values = variant.values(self.split, self.metric)
+            rows.append((variant, stats.summary(list(values.values())) if values else None))
+        sign = -1 if higher_is_better(self.metric) else 1
+        return sorted(rows, key=lambda row: (row[1] is None, sign * row[1].mean if row[1] else 0.0))
+
+    @functools.cached_property
+    def tests(self) -> dict[tuple[int, int], stats.Paired]:
+        """Paired tests of the main metric between variants, by their indices."""
+        return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants])
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Everything under an output directory."""
+
+    out: Path
+    title: str
+    command: str
+    references: Sequence[Mapping[str, Any]]
+    runs: Sequence[Run]
+    missing: Sequence[str]
+    others: int
+    sections: Sequence[Section]
+    programs: Mapping[str, Mapping[str, Any]]
+
+    def timings(self, runs: Iterable[Run]) -> list[Mapping[str, Any]]:
+        """`timing.json` of the programs that trained any of the runs."""
+        wanted = {run.run_id for run in runs}
+        return [p["timing"] for p in self.programs.values() if p["timing"] and wanted & set(p["members"])]
+
+
+def load(out: Path) -> Study:
+    """Reads the study under `out`.
+
+    With a `study.json` its runs count, in its order; without one, all under `runs/`. Raises UserError if
+    there is no run, or a file cannot be read.
+    """
+    folders = {path.parent.name: path.parent for path in sorted(out.glob("runs/*/config.json"))}
+    if not folders:
+        raise UserError(f"{out}: no runs found: expected {out}/runs/<run id>/config.json")
+    study: Mapping[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
+    listed = list(study.get("runs") or folders)
+    runs = [_run(folders[name]) for name in listed if name in folders]
+    return Study(
+        out=out,
+        title=str(study.get("title") or out.resolve().name),
+        command=str(study.get("command") or ""),
+        references=list(study.get("reference") or []),
+        runs=runs,
+        missing=[name for name in listed if name not in folders],
+        others=len(folders.keys() - set(listed)),
+        sections=_sections(runs),
+        programs={path.parent.name: _program(path) for path in sorted(out.glob("programs/*/program.json"))},
+    )
+
+
+def _run(folder: Path) -> Run:
+    result = folder / "result.json"
+    config = configs.flatten(read_json(folder / "config.json"))
+    return Run(folder.name, folder, config, read_json(result) if result.exists() else None)
+
+
+def _program(path: Path) -> Mapping[str, Any]:
+    timing = path.with_name("timing.json")
+    return {"members": read_json(path)["members"], "timing": read_json(timing) if timing.exists() else None}
+
+
+def _sections(runs: Sequence[Run]) -> list[Section]:
+    sections = []
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        own = [run for run in runs if run.dataset == dataset]
+        results = [run.result for run in own if run.result is not None]
+        metric = next((str(result["dataset"]["metric"]) for result in results), "loss")
+        splits = dict.fromkeys(["test", "dev", *(split for result in results for split in result["metrics"])])
+        split = next((s for s in splits if any(run.value(s, metric) is not None for run in own)), "test")
+        sections.append(Section(dataset, metric, split, _variants(own)))
+    return sections
+
+
+def _variants(runs: Sequence[Run]) -> list[Variant]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps(
+            {path: value for path, value in run.config.items() if path != "seed"}, sort_keys=True
+        )
+        groups.setdefault(key, []).append(run)
+    members = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
+    names = labels([group[0].config for group in members])
+    return [
+        Variant(index, name, group[0].config, group)
+        for index, (name, group) in enumerate(zip(names, members, strict=True))
+    ]
+
+
+def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paths, but the seed, at which flat configurations are not all equal, as declared."""
+    paths = dict.fromkeys(path for flat in flats for path in flat if path != "seed")
+    return [path for path in paths if len({json.dumps(flat.get(path)) for flat in flats}) > 1]
+
+
+def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shortest names that tell variants apart, e.g. "dot, lstm" or "dot, learning_rate=0.01".
+
+    Score and cell come first. A field that tells no two variants apart that are not told apart already (a
+    size that goes with another size) is left out.
+    """
+    paths = differing(flats)
+    paths.sort(key=lambda path: _BARE.index(path) if path in _BARE else len(_BARE))
+    chosen: list[str] = []
+    for path in paths:
+        if len({_key(flat, [*chosen, path]) for flat in flats}) > len({_key(flat, chosen) for flat in flats}):
+            chosen.append(path)
+    chosen = chosen or ["score.name", "cell.name"]
+    short = [path.removesuffix(".name").split(".")[-1] for path in chosen]
+    names = [
+        path.removesuffix(".name") if short.count(name) > 1 else name
+        for path, name in zip(chosen, short, strict=True)
+    ]
+    return [
+        ", ".join(
+            show(flat.get(path)) if path in _BARE else f"{name}={show(flat.get(path))}"
+            for path, name in zip(chosen, names, strict=True)
+        )
+        for flat in flats
+    ]
+
+
+def _key(flat: Mapping[str, Any], paths: Sequence[str]) -> str:
+    return json.dumps([flat.get(path) for path in paths])
+
+
+def show(value: Any) -> str:
+    """A configuration value as it is written on a command line."""
+    return str(value).lower() if isinstance(value, bool) else "-" if value in (None, "") else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError naming file and line."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file; none without the file. Raises UserError naming file and line.
+
+    A last line without its newline is one that a killed process left half written: it is left out.
+    """
+    if not path.exists():
+        return []
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
+    return rows

@@ -1,0 +1,126 @@
+"""The main table of a study, best variant first: cells for the page, and a table for the console."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attn_jax import config as configs
+from attn_jax.report_data import Section, Study, Variant
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def console_table(study: Study, section: Section) -> "Table":
+    """One row a variant, best first: mean, 95 % t-interval over seeds, and what stands beside it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = rows(study, section)
+    columns = [
+        (f"{section.metric} ({section.split})", "mean"),
+        ("95 % interval", "interval"),
+        ("seeds", "n"),
+        ("to the first", "short"),
+        ("p (Holm)", "p"),
+        ("published", "published"),
+        ("parameters", "parameters"),
+        ("tokens/s", "speed"),
+    ]
+    columns = [(title, key) for title, key in columns if any(row[key]["text"] for row in cells)]
+    table = Table(box=box.SIMPLE, title=f"{study.title}: {section.dataset}", title_justify="left")
+    table.add_column("variant", overflow="fold")
+    for title, _ in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in cells:
+        table.add_row(Text(row["label"]), *(Text(row[key]["text"]) for _, key in columns))
+    left_out = [run for run in section.runs if run.result is None]
+    stopped = [run for run in section.done if run.stopped]
+    notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out) + [
+        f"{len(stopped)} run(s) stopped early"
+    ] * bool(stopped)
+    table.caption = "; ".join(notes) or None
+    table.caption_justify = "left"
+    return table
+
+
+def _cell(text: str = "", value: float | None = None) -> dict[str, Any]:
+    """What a cell shows, and what its column is sorted by."""
+    return {"text": text, "value": value}
+
+
+def rows(study: Study, section: Section) -> list[dict[str, Any]]:
+    """The table's rows, best variant first: `variant`, `label`, and by name of the column a cell.
+
+    `difference` and `p` compare with the first row, by seed; p is corrected over all pairs of variants, so
+    that choosing the best row to compare with is covered. `others` holds the means of the other metrics, and
+    of the main one on dev, by title.
+    """
+    first = section.ranked[0][0]
+    table = []
+    for variant, summary in section.ranked:
+        row: dict[str, Any] = {"variant": variant, "label": variant.label}
+        row["n"] = _cell(f"{summary.n if summary else 0}/{len(variant.runs)}", summary.n if summary else 0)
+        row["mean"] = _cell(f"{summary.mean:.2f}", summary.mean) if summary else _cell("-")
+        row["interval"], row["sd"] = _cell(), _cell()
+        if summary is not None and summary.low is not None:
+            row["interval"] = _cell(f"{summary.low:.2f} to {summary.high:.2f}", summary.low)
+            row["sd"] = _cell(f"{summary.sd:.2f}", summary.sd)
+        row["difference"], row["short"], row["p"] = _cell(), _cell(), _cell()
+        test = section.tests.get((variant.index, first.index))
+        if test is not None:
+            bounds = "" if test.low is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
+            row["difference"] = _cell(f"{test.difference:+.2f}{bounds}", test.difference)
+            row["short"] = _cell(f"{test.difference:+.2f}", test.difference)
+            row["p"] = _cell("" if test.p is None else show_p(test.p), test.p)
+        figure = published(study, section, variant)
+        row["published"] = _cell(f"{figure['value']:.2f}", figure["value"]) if figure else _cell()
+        row["source"] = figure["source"] if figure else ""
+        row["others"] = {f"{m} ({s})": _mean(variant, s, m) for s, m in _others(section)}
+        parameters = sorted({int(run.result["parameters"]) for run in variant.done if run.result})
+        row["parameters"] = _cell(f"{parameters[0]:,}", parameters[0]) if parameters else _cell()
+        speed = tokens_per_second(study, variant)
+        row["speed"] = _cell(f"{speed:,.0f}", speed) if speed else _cell()
+        table.append(row)
+    return table
+
+
+def _others(section: Section) -> list[tuple[str, str]]:
+    """(split, metric) of every other test metric, then of the main metric on other splits."""
+    results = [run.result for run in section.done if run.result is not None]
+    names = dict.fromkeys((s, m) for result in results for s, own in result["metrics"].items() for m in own)
+    same_split = [pair for pair in names if pair[0] == section.split and pair[1] != section.metric]
+    return same_split + [pair for pair in names if pair[0] != section.split and pair[1] == section.metric]
+
+
+def _mean(variant: Variant, split: str, metric: str) -> dict[str, Any]:
+    values = list(variant.values(split, metric).values())
+    if not values:
+        return _cell()
+    mean = sum(values) / len(values)
+    return _cell(f"{mean:.4g}" if metric in ("loss", "perplexity") else f"{mean:.2f}", mean)
+
+
+def show_p(p: float) -> str:
+    """A p value to three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def tokens_per_second(study: Study, variant: Variant) -> float | None:
+    """Mean over the programs that trained the variant's runs; None without a timing."""
+    speeds = [float(timing["target_tokens_per_second"]) for timing in study.timings(variant.runs)]
+    mean = sum(speeds) / len(speeds) if speeds else 0.0
+    return mean if math.isfinite(mean) and mean > 0 else None
+
+
+def published(study: Study, section: Section, variant: Variant) -> Mapping[str, Any] | None:
+    """Value and source of the first published figure for the variant and the section's metric."""
+    for figure in study.references:
+        wanted = {configs.resolve(path): value for path, value in figure["variant"].items()}
+        here = (
+            figure.get("dataset", section.dataset) == section.dataset and figure["metric"] == section.metric
+        )
+        if here and all(variant.config.get(path) == value for path, value in wanted.items()):
+            return {"value": float(figure["value"]), "source": str(figure.get("source", ""))}
+    return None

@@ -1,0 +1,245 @@
+"""Scoring functions: how well position j of the memory matches a query q. One class a score; this is the file to edit.
+
+A score is a subclass of `Score` with a `name`, a docstring whose first line is the equation and source, and
+
+- `keys(memory)`: what is computed once per source;
+- `values(memory)`, where they are not the memory's states;
+- `__call__(query, keys, extra)`: scores [B, (T,) S], for one query a sentence or one a step;
+- `formula(query, memory, extra)`: the plain definition of one row, unbatched, in terms of the parameters.
+
+Registering it is all: flags, sweeps, property tests, tables and plots go through `SCORES`. Notation: query q of width Q, memory
+m_1..m_S of width K.
+"""
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax import config
+from attn_jax.errors import UserError
+from attn_jax.layers import Initializer, project
+from attn_jax.products import contract
+from attn_jax.registry import Registry
+from attn_jax.shapes import Array, Bool, Float, Int
+
+
+class Memory(NamedTuple):
+    """An encoded source.
+
+    states: [B, S, K], zero on padding. mask: [B, S], true on real positions. summary: for each part of the carry (h, and c for
+    an LSTM) the last state of every layer, [B, layers, K]; directions are concatenated.
+    """
+
+    states: Float[Array, "B S K"]
+    mask: Bool[Array, "B S"]
+    summary: tuple[Float[Array, "B L K"], ...]
+
+
+class Extra(NamedTuple):
+    """What a score may need besides query and keys. lengths: true source lengths."""
+
+    lengths: Int[Array, " B"]
+
+
+class Score(nnx.Module):
+    """Base of all scores."""
+
+    name: ClassVar[str]
+    equal_sizes: ClassVar[bool] = False
+    """Whether query and memory must have the same width."""
+    uses_size: ClassVar[bool] = False
+    """Whether `score.size` matters."""
+
+    def __init__(
+        self,
+        query_size: int,
+        memory_size: int,
+        *,
+        settings: config.Score,
+        init: Initializer,
+        dtype: Any = None,
+    ):
+        self.query_size, self.memory_size, self.dtype = query_size, memory_size, dtype
+        projected = self.equal_sizes and settings.memory_projection
+        self.projection = init.matrix((memory_size, query_size)) if projected else None
+        if self.equal_sizes and not projected and query_size != memory_size:
+            raise UserError(
+                f"score '{self.name}' needs equal widths, but the query has {query_size} (decoder.size) and the memory "
+                f"{memory_size} (encoder.size, twice for bi): change one or set score.memory_projection=true"
+            )
+
+    def keys(self, memory: Memory) -> Array:
+        """Computed once per source; by default the states, projected to the query's width if so configured."""
+        return self._projected(memory.states)
+
+    def _projected(self, states: Array) -> Array:
+        return states if self.projection is None else project(states, self.projection[...], self.dtype)
+
+    def values(self, memory: Memory) -> Float[Array, "B S K"]:
+        """What is summed to the context; by default the states."""
+        return memory.states
+
+    def __call__(self, query: Float[Array, "B *T Q"], keys: Array, extra: Extra) -> Float[Array, "B *T S"]:
+        """Scores of every position."""
+        raise TypeError(f"{type(self).__name__} must define __call__")
+
+    def formula(self, query: Float[Array, " Q"], memory: Float[Array, "S K"], extra: Extra) -> Float[Array, " S"]:
+        """The plain definition: one query, one memory."""
+        raise TypeError(f"{type(self).__name__} must define formula")
+
+
+SCORES: Registry[type[Score]] = Registry("score")
+NONE = "none"
+"""The name that stands for no attention at all."""
+
+
+def inner_products(query: Float[Array, "B *T H"], keys: Float[Array, "B S H"], dtype: Any = None) -> Float[Array, "B *T S"]:
+    """q . k_j for every position."""
+    steps = "" if query.ndim == 2 else "t"
+    return contract(f"b{steps}h,bsh->b{steps}s", query, keys, dtype)
+
+
+@SCORES.register
+class Dot(Score):
+    """q . m_j (Luong et al. 2015, section 3.1)."""
+
+    name = "dot"
+    equal_sizes = True
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return inner_products(query, keys, self.dtype)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        return jnp.array([query @ m for m in self._projected(memory)])
+
+
+@SCORES.register
+class ScaledDot(Score):
+    """q . m_j / sqrt(K) (Vaswani et al. 2017, section 3.2.1)."""
+
+    name = "scaled_dot"
+    equal_sizes = True
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return inner_products(query, keys, self.dtype) / math.sqrt(keys.shape[-1])
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        return jnp.array([query @ m / math.sqrt(query.size) for m in self._projected(memory)])
+
+
+@SCORES.register
+class General(Score):
+    """q' W m_j (Luong et al. 2015, section 3.1)."""
+
+    name = "general"
+
+    def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(query_size, memory_size, init=init, **kwargs)
+        self.kernel = init.matrix((memory_size, query_size))
+
+    def keys(self, memory: Memory) -> Array:
+        return project(memory.states, self.kernel[...], self.dtype)
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return inner_products(query, keys, self.dtype)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        return jnp.array([query @ self.kernel[...].T @ m for m in memory])
+
+
+class _Tanh(Score):
+    """v' tanh(W q + U m_j): the form that concat and additive share."""
+
+    CHUNK_BYTES: ClassVar[int] = 32 << 20
+    """The sums W q + U m_j of all steps at once are [B, T, S, H]; above this size they are made step by step, and again for gradients."""
+
+    query_kernel: nnx.Param
+    memory_kernel: nnx.Param
+    v: nnx.Param
+
+    def keys(self, memory: Memory) -> Array:
+        return project(memory.states, self.memory_kernel[...], self.dtype)
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        a, v = project(query, self.query_kernel[...], self.dtype), self.v[...]
+
+        def row(a_BH: Array) -> Array:
+            return contract("bsh,h->bs", jnp.tanh(a_BH[:, None, :] + keys), v, self.dtype)
+
+        if a.ndim == 2:
+            return row(a)
+        if a.shape[1] * keys.size * keys.dtype.itemsize <= self.CHUNK_BYTES:
+            return contract("btsh,h->bts", jnp.tanh(a[:, :, None, :] + keys[:, None]), v, self.dtype)
+        return jnp.swapaxes(jax.lax.map(jax.checkpoint(row), jnp.swapaxes(a, 0, 1)), 0, 1)
+
+
+@SCORES.register
+class Concat(_Tanh):
+    """v' tanh(W [q; m_j]), W with Q outputs (Luong et al. 2015, section 3.1)."""
+
+    name = "concat"
+
+    def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(query_size, memory_size, init=init, **kwargs)
+        # Two blocks of one matrix: initialised with the fans of the whole.
+        fans = {"fan_in": query_size + memory_size, "fan_out": query_size}
+        self.query_kernel = init.matrix((query_size, query_size), **fans)
+        self.memory_kernel = init.matrix((memory_size, query_size), **fans)
+        self.v = init.vector(query_size)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        w = jnp.concatenate([self.query_kernel[...], self.memory_kernel[...]]).T
+        return jnp.array([self.v[...] @ jnp.tanh(w @ jnp.concatenate([query, m])) for m in memory])
+
+
+@SCORES.register
+class Additive(_Tanh):
+    """v' tanh(W q + U m_j), of width `score.size` (Bahdanau et al. 2015, appendix A.1.2)."""
+
+    name = "additive"
+    uses_size = True
+
+    def __init__(
+        self, query_size: int, memory_size: int, *, settings: config.Score, init: Initializer, **kwargs: Any
+    ):
+        super().__init__(query_size, memory_size, settings=settings, init=init, **kwargs)
+        size = settings.size or query_size
+        self.query_kernel = init.matrix((query_size, size))
+        self.memory_kernel = init.matrix((memory_size, size))
+        self.v = init.vector(size)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        w, u = self.query_kernel[...].T, self.memory_kernel[...].T
+        return jnp.array([self.v[...] @ jnp.tanh(w @ query + u @ m) for m in memory])
+
+
+@SCORES.register
+class Cosine(Score):
+    """q . m_j / (|q| |m_j|), norms at least 1e-6 (Graves et al. 2014, section 3.3.1, without the sharpening factor).
+
+    A weight is at most e^2 / (e^2 + S - 1), so on long sources attention stays diffuse by construction.
+    """
+
+    name = "cosine"
+    equal_sizes = True
+    smallest_norm: ClassVar[float] = 1e-6
+
+    def _unit(self, x: Array) -> Array:
+        # The square root of the clipped square has a finite gradient where x is zero (padding).
+        square = jnp.sum(x * x, axis=-1, keepdims=True)
+        return x / jnp.sqrt(jnp.maximum(square, self.smallest_norm**2))
+
+    def keys(self, memory: Memory) -> Array:
+        return self._unit(self._projected(memory.states))
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return inner_products(self._unit(query), keys, self.dtype)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        def norm(x: Array) -> Array:
+            return jnp.maximum(jnp.linalg.norm(x), self.smallest_norm)
+
+        return jnp.array([query @ m / (norm(query) * norm(m)) for m in self._projected(memory)])

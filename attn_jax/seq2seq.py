@@ -1,0 +1,143 @@
+"""The whole model: `build(config, ...)`, and `check(config)`, which refuses every illegal combination by name."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from attn_jax import config as configs
+from attn_jax.bridges import BRIDGES
+from attn_jax.cells import CELLS
+from attn_jax.combines import COMBINES
+from attn_jax.config import Config
+from attn_jax.decoder import FEEDINGS, Decoder
+from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
+from attn_jax.errors import UserError, unknown
+from attn_jax.layers import Embedding, Initializer, Noise, dropped
+from attn_jax.scores import NONE, SCORES, Memory
+from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
+
+
+class Seq2Seq(nnx.Module):
+    """A recurrent encoder-decoder."""
+
+    def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
+        init = Initializer(config.init, rngs, dtype)
+        product_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+        self.source_embedding = Embedding(source_size, config.embedding.size, init=init)
+        self.encoder = Encoder(config.embedding.size, config, init=init, dtype=product_dtype)
+        self.decoder = Decoder(target_size, config, init=init, dtype=product_dtype)
+
+    def encode(self, source: Int[Array, "B S"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
+        """Source ids to memory."""
+        embedded = dropped(self.source_embedding(source), noise, "word", "source", (*source.shape, 1))
+        return self.encoder(dropped(embedded, noise, "embedding", "source"), mask, noise)
+
+    def teacher_forced(
+        self,
+        source: Int[Array, "B S"],
+        mask: Bool[Array, "B S"],
+        inputs: Int[Array, "B T"],
+        noise: Noise | None = None,
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B T S"]]:
+        """Vectors before the output projection, and attention weights, given the previous target symbols."""
+        return self.decoder.teacher_forced(inputs, self.encode(source, mask, noise), noise)
+
+
+class Model:
+    """A configuration's computation, apart from its parameters, which are a flat dict {path: array}."""
+
+    def __init__(self, config: Config, source_size: int, target_size: int, dtype: Any = jnp.float32):
+        self.config, self.source_size, self.target_size, self.dtype = config, source_size, target_size, dtype
+        abstract = nnx.eval_shape(lambda: self._make(jax.random.key(0)))
+        self._graph, state = nnx.split(abstract, nnx.Param)
+        self._paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+
+    def _make(self, key: Key[Array, ""]) -> Seq2Seq:
+        return Seq2Seq(self.config, self.source_size, self.target_size, rngs=nnx.Rngs(params=key), dtype=self.dtype)
+
+    def init(self, key: Key[Array, ""]) -> dict[str, Array]:
+        """First parameters. Jit this: eager initialisation takes seconds."""
+        state = nnx.to_flat_state(nnx.state(self._make(key), nnx.Param))
+        return {".".join(map(str, path)): variable[...] for path, variable in state}
+
+    def bind(self, params: Params) -> Seq2Seq:
+        """The module with these parameters."""
+        flat = [(self._paths[name], nnx.Param(value)) for name, value in params.items()]
+        return nnx.merge(self._graph, nnx.from_flat_state(flat))
+
+
+def build(config: Config, source_size: int, target_size: int, dtype: Any = jnp.float32) -> Model:
+    """The model of a configuration for vocabularies of the given sizes. Raises UserError on an illegal combination."""
+    check(config)
+    return Model(config, source_size, target_size, dtype)
+
+
+def check(config: Config) -> None:
+    """Raises UserError, naming fields and values, if the configuration describes no model."""
+    CELLS.check(config.cell.name)
+    BRIDGES.check(config.bridge)
+    COMBINES.check(config.combine.name)
+    if config.score.name not in SCORES and config.score.name != NONE:
+        raise unknown("score", config.score.name, [*SCORES, NONE])
+    if config.encoder.name not in DIRECTIONS:
+        raise unknown("encoder", config.encoder.name, DIRECTIONS)
+    if config.input_feeding not in FEEDINGS:
+        raise unknown("input_feeding", config.input_feeding, FEEDINGS)
+    if config.score.name == NONE and config.bridge == "zero":
+        raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
+    Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
+
+
+def canonical(config: Config) -> Config:
+    """The configuration with every field that cannot matter at its default, so that equal runs have one id."""
+    default, changes = Config(), {}
+    score = config.score.name
+    if score == NONE:
+        changes |= {"score.size": 0, "score.memory_projection": False, "combine.name": default.combine.name}
+        changes["combine.bias"] = default.combine.bias
+    else:
+        kind = SCORES[score]
+        if not kind.uses_size:
+            changes["score.size"] = 0
+        if not kind.equal_sizes:
+            changes["score.memory_projection"] = False
+    if config.combine.name == "add":
+        changes["combine.bias"] = False
+    if config.cell.name != "lstm":
+        changes["cell.forget_bias"] = default.cell.forget_bias
+    if config.init.name not in ("uniform", "normal"):
+        changes["init.scale"] = default.init.scale
+    if config.encoder.layers == 1 and config.decoder.layers == 1:
+        changes["dropout.layer"] = 0.0
+    if "bpe" not in (config.data.source_unit, config.data.target_unit):
+        changes["data.bpe_size"] = default.data.bpe_size
+    optim = config.optim
+    used = {"adam": ("beta1", "beta2", "epsilon"), "rmsprop": ("rho", "epsilon"), "adadelta": ("rho", "epsilon"), "sgd": ()}
+    for name in ("beta1", "beta2", "rho", "epsilon"):
+        if name not in used[optim.name]:
+            changes[f"optim.{name}"] = getattr(default.optim, name)
+    if optim.schedule != "decay":
+        changes["optim.decay_factor"] = default.optim.decay_factor
+    if optim.schedule not in ("decay", "halving"):
+        changes["optim.decay_after"] = default.optim.decay_after
+    if optim.schedule not in ("warmup", "cosine"):
+        changes["optim.warmup_steps"] = default.optim.warmup_steps
+    if config.train.steps:
+        changes["train.epochs"] = default.train.epochs
+    return configs.override(config, changes)
+
+
+def with_hidden_size(config: Config, size: int) -> Config:
+    """Decoder and memory of one width: `decoder.size` = size, `encoder.size` = size, or half of it per direction for `bi`."""
+    directions = memory_size(config) // config.encoder.size
+    if size % directions:
+        raise UserError(f"hidden_size={size}: must be even, each direction of encoder=bi gets half")
+    return dataclasses.replace(
+        config,
+        encoder=dataclasses.replace(config.encoder, size=size // directions),
+        decoder=dataclasses.replace(config.decoder, size=size),
+        embedding=dataclasses.replace(config.embedding, size=size),
+    )

@@ -1,0 +1,32 @@
+"""Variants of a configuration."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from attn_jax import config as configs
+from attn_jax.config import Config
+from attn_jax.errors import UserError
+from attn_jax.seq2seq import canonical, check
+
+
+def product(base: Config, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
+    """Every combination of the values of some fields, the last axis changing fastest."""
+    paths = list(axes)
+    return [
+        configs.override(base, dict(zip(paths, values, strict=True)))
+        for values in itertools.product(*(axes[path] for path in paths))
+    ]
+
+
+def merged(variants: Iterable[Config]) -> tuple[list[Config], int]:
+    """Variants in canonical form without repetitions, and how many were dropped. Raises UserError on an illegal one."""
+    found: dict[Config, None] = {}
+    count = 0
+    for variant in variants:
+        check(variant)
+        found[canonical(variant)] = None
+        count += 1
+    if not found:
+        raise UserError("the study has no variants")
+    return list(found), count - len(found)

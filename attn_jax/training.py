@@ -1,0 +1,208 @@
+"""Training a group: many runs of equal structure as one compiled program, vmapped over a leading run axis.
+
+The corpus lies on the device. One call of `Trainer.chunk` does K steps for all R runs in one dispatch: a scan in which every
+step takes its bucket by an unbatched switch, gathers each run's own examples, and updates each run's parameters.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from attn_jax import config as configs
+from attn_jax.config import Config
+from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
+from attn_jax.data.plan import Plan
+from attn_jax.data.text import BOS, PAD
+from attn_jax.errors import UserError
+from attn_jax.layers import Noise
+from attn_jax.losses import Totals, cross_entropy
+from attn_jax.optimizers import learning_rate, transformation
+from attn_jax.seq2seq import Model
+from attn_jax.shapes import Array, Bool, Float, Int, Key, Params, PyTree
+
+DROPOUT_SITES = tuple(field.name for field in dataclasses.fields(configs.Dropout))
+
+
+class States(NamedTuple):
+    """Runs in training; every leaf has a leading R axis.
+
+    active: whether the run goes on. A run that does not keeps its state. failed: the step at which a loss or gradient was not
+    finite, or -1; the state is the one before that step.
+    """
+
+    params: Params
+    optimizer: PyTree[Array]
+    active: Bool[Array, " R"]
+    failed: Int[Array, " R"]
+
+
+class Steps(NamedTuple):
+    """What K steps report: loss per target token, gradient norm, learning rate, each [K, R]."""
+
+    loss: Float[Array, "K R"]
+    gradient_norm: Float[Array, "K R"]
+    learning_rate: Float[Array, "K R"]
+
+
+def batch_loss(
+    model: Model,
+    params: Params,
+    source: Int[Array, "B S"],
+    target: Int[Array, "B T"],
+    *,
+    smoothing: Any = 0.0,
+    noise: Noise | None = None,
+) -> tuple[Totals, Float[Array, ""]]:
+    """Totals over the target tokens of a batch under teacher forcing, and the number of those tokens."""
+    module = model.bind(params)
+    inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
+    features, _ = module.teacher_forced(source, source != PAD, inputs, noise)
+    output = module.decoder.output
+    weights = (target != PAD).astype(features.dtype).reshape(-1)
+    flat = features.reshape(-1, features.shape[-1])
+    totals = cross_entropy(
+        flat, output.kernel[...], output.bias[...], target.reshape(-1), weights, smoothing, output.dtype
+    )
+    return totals, weights.sum()
+
+
+def steps_of(config: Config, steps_per_epoch: float) -> int:
+    """The number of steps of a run. Raises UserError if it is zero."""
+    steps = config.train.steps or math.ceil(config.train.epochs * steps_per_epoch - 1e-6)
+    if steps < 1:
+        raise UserError(f"train.steps={config.train.steps} and train.epochs={config.train.epochs}: nothing to train")
+    return steps
+
+
+class Trainer:
+    """The compiled programs of one group of runs.
+
+    members: runs of equal structure. corpus: their data. dtype: of parameters and computation.
+    """
+
+    def __init__(self, members: Sequence[Config], corpus: Corpus, *, dtype: Any = jnp.float32):
+        if len({configs.structure(member) for member in members}) != 1:
+            raise ValueError("the runs of a program must have equal structure")
+        self.members, self.corpus, self.config, self.dtype = list(members), corpus, members[0], dtype
+        self.model = Model(self.config, len(corpus.source.vocabulary), len(corpus.target.vocabulary), dtype)
+        batch_size = self.config.train.batch_size
+        self.buckets = buckets(corpus.encoded["train"], smallest=batch_size)
+        self.padding = padding_share(self.buckets)
+        self.plan = Plan(
+            corpus.fingerprint,
+            [len(b.index) for b in self.buckets],
+            batch_size,
+            replacement=self.config.train.sampling == "replacement",
+        )
+        self.total_steps = steps_of(self.config, self.plan.steps_per_epoch)
+        table = [configs.traced(member) for member in members]
+        self.numbers = {path: jnp.array([row[path] for row in table], dtype) for path in table[0]}
+        self.keys = jax.vmap(jax.random.key)(np.array([member.seed for member in members], np.uint32))
+        self._data = [Bucket(*(jnp.asarray(part) for part in bucket)) for bucket in self.buckets]
+        self._chunk = jax.jit(self._run_chunk, donate_argnums=(0,))
+        self.compiled: set[int] = set()
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> States:
+        """The states before the first step. Runs are initialised one after another: QR under vmap is slow on CPU."""
+
+        def one(inputs: tuple[Key, Mapping[str, Array]]) -> tuple[Params, PyTree]:
+            key, numbers = inputs
+            params = self.model.init(jax.random.fold_in(key, 0))
+            return params, transformation(self.config.optim, numbers).init(params)
+
+        params, optimizer = jax.jit(lambda inputs: jax.lax.map(one, inputs))((self.keys, self.numbers))
+        runs = len(self.members)
+        return States(params, optimizer, jnp.ones(runs, bool), jnp.full(runs, -1, jnp.int32))
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def chunk(self, states: States, start: int, count: int, length: int) -> tuple[States, Steps]:
+        """`count` steps from step number `start`, by a program compiled for `length` >= count steps."""
+        ids = np.full(length, len(self._data), np.int32)
+        ids[:count] = self.plan.buckets(start, count)
+        indices = np.zeros((length, len(self.members), self.config.train.batch_size), np.int32)
+        by_seed = {member.seed: self.plan.indices(member.seed, start, count) for member in self.members}
+        indices[:count] = np.stack([by_seed[member.seed] for member in self.members], axis=1)
+        self.compiled.add(length)
+        states, steps = self._chunk(states, self._data, self.numbers, self.keys, start, ids, indices)
+        return states, Steps(*(np.asarray(part)[:count] for part in steps))
+
+    def _run_chunk(
+        self, states: States, data: list[Bucket], numbers: PyTree, keys: Array, start: Array, ids: Array, indices: Array
+    ) -> tuple[States, Steps]:
+        def gradients_in(bucket: Bucket, params: Params, step: Array, rows: Array) -> tuple[Array, Params]:
+            def one(params: Params, numbers: PyTree, key: Array, rows: Array) -> tuple[Array, Params]:
+                noise = self._noise(numbers, jax.random.fold_in(jax.random.fold_in(key, 1), step))
+                source, target = bucket.source[rows], bucket.target[rows]
+                return jax.grad(self._objective, has_aux=True)(params, numbers, source, target, noise)[::-1]
+
+            return jax.vmap(one)(params, numbers, keys, rows)
+
+        branches = [functools.partial(gradients_in, bucket) for bucket in data]
+
+        def step(states: States, x: tuple[Array, Array, Array]) -> tuple[States, Steps]:
+            number, bucket, rows = x
+            loss, gradients = jax.lax.switch(bucket, branches, states.params, number, rows)
+            return jax.vmap(functools.partial(self._update, number))(states, numbers, loss, gradients)
+
+        def step_or_skip(states: States, x: tuple[Array, Array, Array]) -> tuple[States, Steps]:
+            # Steps past the end of a run have no bucket.
+            zeros = jnp.zeros(len(self.members), self.dtype)
+            return jax.lax.cond(x[1] < len(data), step, lambda s, _: (s, Steps(zeros, zeros, zeros)), states, x)
+
+        numbers_of_steps = start + jnp.arange(ids.shape[0], dtype=jnp.int32)
+        return jax.lax.scan(step_or_skip, states, (numbers_of_steps, ids, indices))
+
+    def _noise(self, numbers: PyTree, key: Array) -> Noise | None:
+        rates = {site: numbers[f"dropout.{site}"] for site in DROPOUT_SITES if getattr(self.config.dropout, site)}
+        return Noise(key, rates) if rates else None
+
+    def _objective(
+        self, params: Params, numbers: PyTree, source: Array, target: Array, noise: Noise | None
+    ) -> tuple[Array, Array]:
+        """The training loss, and the unsmoothed loss per token."""
+        smoothing = numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else 0.0
+        totals, tokens = batch_loss(self.model, params, source, target, smoothing=smoothing, noise=noise)
+        count = tokens if self.config.loss.per == "token" else source.shape[0]
+        return totals.loss / count, totals.nll / tokens
+
+    def _update(
+        self, number: Array, state: States, numbers: PyTree, loss: Array, gradients: Params
+    ) -> tuple[States, Steps]:
+        """One run's update; nothing changes if it has stopped, or if the loss or a gradient is not finite."""
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        rate = learning_rate(
+            self.config.optim,
+            numbers,
+            number,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            total_steps=self.total_steps,
+        )
+        transform = transformation(self.config.optim, numbers)
+        updates, optimizer = transform.update(gradients, state.optimizer, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        go = state.active & finite
+        params, optimizer = jax.tree.map(
+            lambda new, old: jnp.where(go, new, old), (params, optimizer), (state.params, state.optimizer)
+        )
+        failed = jnp.where(state.active & ~finite, number, state.failed)
+        return States(params, optimizer, go, failed), Steps(loss, norm, rate)
+
+
+def groups(runs: Sequence[Config]) -> list[list[Config]]:
+    """Runs by structure, in order of first appearance."""
+    found: dict[str, list[Config]] = {}
+    for run in runs:
+        found.setdefault(json.dumps(configs.structure(run)), []).append(run)
+    return list(found.values())

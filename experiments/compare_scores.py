@@ -1,0 +1,53 @@
+"""Compare scoring functions (and any other choice) on a data set over several seeds.
+
+    python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=../shared/data \
+        --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
+
+Starts from the data set's recommended configuration. Every variant is trained with every seed; runs of equal structure train
+together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the command
+skips runs that have results; a larger --seeds adds runs.
+"""
+
+from attn_jax import cli, data, report, study, sweep
+from attn_jax.bridges import BRIDGES
+from attn_jax.cells import CELLS
+from attn_jax.combines import COMBINES
+from attn_jax.decoder import FEEDINGS
+from attn_jax.encoders import DIRECTIONS
+from attn_jax.scores import NONE, SCORES
+
+cli.define_study_flags(
+    {
+        "score": lambda: [*SCORES, NONE],
+        "cell": lambda: CELLS,
+        "encoder": lambda: DIRECTIONS,
+        "bridge": lambda: BRIDGES,
+        "combine": lambda: COMBINES,
+        "input_feeding": lambda: FEEDINGS,
+    }
+)
+
+
+def main() -> None:
+    flags = cli.FLAGS
+    axes, changes = cli.sweeps(), cli.overrides()
+    corpora = study.Corpora(
+        lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir, files=cli.files())
+    )
+    base = study.base(corpora.dataset(flags.dataset), changes)
+    axes.setdefault("score.name", list(SCORES))
+    path = study.run(
+        sweep.product(base, axes),
+        seeds=range(flags.seeds),
+        out=flags.out,
+        corpora=corpora,
+        title=f"Scoring functions on {flags.dataset}",
+        command=cli.command_line(),
+        runs_per_program=flags.runs_per_program,
+    )
+    print(report.table_text(path.parent))
+    print(path)
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__)

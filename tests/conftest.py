@@ -1,0 +1,33 @@
+"""Strict JAX settings for all tests, and fixtures that several test files share."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before JAX is imported. Subprocesses of tests inherit it, and find attn_jax where it is not installed.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["ATTN_JAX_CACHE"] = str(ROOT / ".pytest_cache" / "xla")
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ["ATTN_JAX_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+with contextlib.suppress(ModuleNotFoundError):
+    from data_dir import manual_dir  # noqa: F401
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision inside the test that asks for it."""
+    with jax.enable_x64(True):
+        yield

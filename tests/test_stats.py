@@ -1,0 +1,103 @@
+"""Statistics against scipy.stats and textbook figures."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from attn_jax.stats import holm, paired, pairwise, summary
+
+ROWS = [np.random.default_rng(k).normal(80 + k, 1 + k, size=n) for k, n in enumerate((2, 3, 5, 10, 40))]
+
+
+@pytest.mark.parametrize("values", ROWS, ids=len)
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_summary_against_scipy(values: np.ndarray, level: float) -> None:
+    result = summary(list(values), level)
+    low, high = reference.t.interval(level, len(values) - 1, values.mean(), reference.sem(values))
+    assert (result.n, result.mean) == (len(values), pytest.approx(values.mean()))
+    assert result.sd == pytest.approx(np.std(values, ddof=1))
+    assert (result.low, result.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_textbook_interval() -> None:
+    # mean 3, sd sqrt(2.5), t(4, .975) = 2.776: 3 +- 2.776 * 1.5811 / 2.2361.
+    result = summary([1, 2, 3, 4, 5])
+    assert result.high == pytest.approx(3 + 2.776 * math.sqrt(2.5 / 5), abs=2e-3)
+
+
+def test_one_seed_has_no_interval() -> None:
+    result = summary([71.5])
+    assert (result.n, result.mean, result.sd, result.low, result.high) == (1, 71.5, None, None, None)
+    test = paired({0: 71.5}, {0: 70.0, 1: 3.0})
+    assert test is not None
+    assert (test.n, test.difference, test.low, test.p) == (1, 1.5, None, None)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_paired_against_scipy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(80, 3, n), rng.normal(78, 3, n)
+    # Seeds that only one side has take no part, and the order of seeds does not matter.
+    test = paired(dict(enumerate(a)) | {77: 1e6}, dict(reversed(list(enumerate(b)))) | {78: -1e6})
+    expected = reference.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    assert test is not None
+    assert (test.n, test.difference) == (n, pytest.approx((a - b).mean()))
+    assert test.p == pytest.approx(expected.pvalue)
+    assert (test.low, test.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_differences_without_noise() -> None:
+    same, shifted = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}), paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    assert same is not None
+    assert shifted is not None
+    assert (same.difference, same.p) == (0.0, 1.0)
+    assert (shifted.difference, shifted.p) == (1.0, 0.0)
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_holm_textbook() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=7), st.floats(0.001, 0.999))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], alpha: float) -> None:
+    rejected: set[int] = set()
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, index in enumerate(order):
+        if (len(p_values) - rank) * p_values[index] > alpha:
+            break
+        rejected.add(index)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= alpha} == rejected
+
+
+def test_pairwise_corrects_over_all_pairs() -> None:
+    rng = np.random.default_rng(5)
+    columns = [rng.normal(mean, 1.0, 6) for mean in (80, 81, 83, 83)]
+    table = pairwise([dict(enumerate(column)) for column in columns])
+    pairs = list(itertools.combinations(range(4), 2))
+    plain = [reference.ttest_rel(columns[i], columns[j]).pvalue for i, j in pairs]
+    assert [table[pair].p for pair in pairs] == pytest.approx(holm(plain))
+    assert min(p for test in table.values() if (p := test.p) is not None) == pytest.approx(6 * min(plain))
+    for i, j in pairs:
+        one, other = table[i, j], table[j, i]
+        assert one.difference == pytest.approx((columns[i] - columns[j]).mean())
+        assert (one.difference, one.low, one.high, one.p) == (
+            -other.difference,
+            -(other.high or 0),
+            -(other.low or 0),
+            other.p,
+        )
+
+
+def test_pairwise_leaves_out_what_cannot_be_compared() -> None:
+    table = pairwise([{0: 1.0}, {0: 2.0}, {5: 1.0}])
+    assert set(table) == {(0, 1), (1, 0)}
+    assert table[0, 1].p is None
