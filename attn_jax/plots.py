@@ -117,12 +117,18 @@ def curves(
                 "%{customdata[2]} seed(s), %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
             }
         )
-    axis: dict[str, Any] = {}
-    if log:
-        values = [value for trace in data for value in trace["y"] if value > 0]
-        # Labels at 1, 2 and 5 of every decade, where there is more than one of them to see.
-        axis = {"type": "log"} | ({"dtick": "D2"} if values and max(values) > 5 * min(values) else {})
+    values = [value for trace in data for value in trace["y"] if value > 0]
+    axis = _decades(min(values), max(values)) if log and values else {}
     return {"data": data, "layout": _layout("optimiser step", y, yaxis=axis)}
+
+
+def _decades(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis; its labels are 1, 2 and 5 of every decade where that gives more than one."""
+    if high < 5 * low:
+        return {"type": "log"}
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _average(

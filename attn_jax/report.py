@@ -5,13 +5,13 @@ Everything is rebuilt from a study's result files (`report_data`), without train
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from attn_jax.errors import UserError
 from attn_jax.report_data import Study, differing, load, show
 from attn_jax.report_page import page
 from attn_jax.report_table import console_table
+from attn_jax.results import write_text
 
 _HEAD = ("run_id", "dataset", "score", "cell", "seed", "split", "metric", "value")
 _AXES = {
@@ -62,10 +62,7 @@ def results_csv(study: Study) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader sees the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 from attn_jax import metrics, plots, report_table
 from attn_jax.report_data import Run, Section, Study, Variant, differing, show
 
-LENGTH_BINS = 6
+LENGTH_BINS = 8
 SENTENCES = 12
 """Attention examples on the page."""
 
@@ -37,7 +37,7 @@ def page(study: Study) -> str:
         sections=sections,
         provenance=_provenance(study),
         programs=_programs(study),
-        color=lambda variant: plots.style(variant.index)[0],
+        style=plots.style,
         show=show,
         show_p=report_table.show_p,
         figures=data,

@@ -1,5 +1,6 @@
 import csv
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_empty_line_is_named() -> None:
         reading.parallel(b"1\n2\n", "a", b"1\n \n", "b")
 
 
-@pytest.mark.parametrize(("line", "message"), [("a", "1 tab"), ("a\tb\tc", "3 tab"), ("a\t", "column 2 is empty")])
+@pytest.mark.parametrize(
+    ("line", "message"), [("a", "1 tab"), ("a\tb\tc", "3 tab"), ("a\t", "column 2 is empty")]
+)
 def test_wrong_columns_name_the_line(line: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^t:2: .*{message}"):
         reading.columns(f"x\ty\n{line}\n".encode(), "t", 2, "source<TAB>target")
@@ -76,6 +79,19 @@ def test_line_counts_of_all_published_files(manual_dir: Path) -> None:
             assert all(rows), row["path"]
             checked += 1
     assert checked == sum(len(origin["files"]) for origin in sources.pins().values()) == 272
+
+
+def test_pins_are_those_of_the_manifest(manual_dir: Path) -> None:
+    with (manual_dir / "MANIFEST.tsv").open(encoding="utf-8") as file:
+        rows = {row["path"].removesuffix(".gz"): row for row in csv.DictReader(file, delimiter="\t")}
+    for folder, origin in sources.pins().items():
+        for name, pin in origin["files"].items():
+            row = rows[f"{folder}/{name}"]
+            expected = (row["source_repo"], row["source_commit"], row["source_path"])
+            assert (origin["repository"], origin["commit"], pin["path"]) == expected
+            content = sources.read_file(manual_dir / row["path"])
+            assert len(content) == int(row["bytes_uncompressed"])
+            assert hashlib.sha256(content).hexdigest() == pin["sha256"]
 
 
 def test_no_break_spaces_survive(manual_dir: Path) -> None:

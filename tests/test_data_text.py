@@ -60,7 +60,9 @@ def test_decomposed_and_composed_text_stay_different() -> None:
     assert side.decode(side.encode(decomposed)) == decomposed
 
 
-tags = st.lists(st.text(st.characters(exclude_characters=";\t", exclude_categories=["Cs"]), min_size=1), min_size=1)
+tags = st.lists(
+    st.text(st.characters(exclude_characters=";\t", exclude_categories=["Cs"]), min_size=1), min_size=1
+)
 
 
 @given(st.text(st.characters(exclude_characters="\t", exclude_categories=["Cs"])), tags)
@@ -81,6 +83,7 @@ def test_lowercase_leaves_tags_alone() -> None:
     side = codec(["Aal\tN;ACC"], "tagged_characters", lowercase=True)
     assert side.tokens("AAL\tN;ACC") == ["a", "a", "l", "+N", "+ACC"]
     assert codec(["Ein Haus"], "words", lowercase=True).encode("EIN haus") == [4, 5]
+    assert codec(["A\tB"], "characters", lowercase=True).tokens("A\tB") == ["a", "\t", "b"]
 
 
 BPE_TEXT = ["le  chat dort\u00a0!", "le chien court\u00a0?", " trois  espaces", "공부 하다", "tiếng Việt"] * 4
@@ -133,7 +136,9 @@ def test_special_symbols_in_bpe_text_are_text() -> None:
 
 @pytest.mark.parametrize("size", [5, 5000])
 def test_impossible_bpe_size_tells_a_possible_one(size: int) -> None:
-    with pytest.raises(UserError, match=rf"data\.bpe_size={size}: the training text allows at (least|most) \d+") as error:
+    with pytest.raises(
+        UserError, match=rf"data\.bpe_size={size}: the training text allows at (least|most) \d+"
+    ) as error:
         codec(BPE_TEXT, "bpe", bpe_size=size)
     bound = int(str(error.value).split()[-1])
     assert len(codec(BPE_TEXT, "bpe", bpe_size=bound).vocabulary) == bound

@@ -451,7 +451,7 @@ def test_quality_by_length_is_scored_as_the_table_is(tmp_path: Path) -> None:
 )
 def test_length_bins_cover_every_length_once(lengths: list[int]) -> None:
     bins = length_bins(lengths)
-    assert len(bins) <= 6
+    assert len(bins) <= 8
     assert [sum(low <= length <= high for low, high in bins) for length in lengths] == [1] * len(lengths)
     assert all(one[1] < other[0] for one, other in itertools.pairwise(bins))
 

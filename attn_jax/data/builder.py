@@ -44,7 +44,10 @@ def prepared(
             if kept is None:
                 splits = read()
                 validate(info.name, splits)
-                _write(info, key, splits, data_dir)
+                try:
+                    _write(info, key, splits, data_dir)
+                except OSError as error:
+                    raise _unwritable(data_dir, error) from None
                 kept = _kept(info, key, data_dir)
     if kept is None:
         raise UserError(f"{data_dir}: prepared data cannot be read back; choose another --data_dir")
@@ -145,16 +148,24 @@ def _check_writable(data_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=data_dir):
             pass
     except OSError as error:
-        raise UserError(
-            f"--data_dir={data_dir}: cannot be written ({error.strerror}); choose another --data_dir or set "
-            "ATTN_JAX_DATA"
-        ) from None
+        raise _unwritable(data_dir, error) from None
+
+
+def _unwritable(data_dir: Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(
+        f"--data_dir={data_dir}: cannot be written ({reason}); choose another --data_dir or set ATTN_JAX_DATA"
+    )
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Holds an OS lock, which ends with the process however the process ends."""
-    with path.open("w") as file:
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -8,7 +8,7 @@ from attn_jax.data.datasets import Example, Info, Recipe, grouped, pair
 from attn_jax.data.sources import Files
 from attn_jax.errors import unknown
 
-PATTERNS = ("g2p/cmudict", "g2p/sigmorphon2020_<lang>", "g2p/sigmorphon2021_<lang>")
+PATTERNS: tuple[str, ...] = ("g2p/cmudict", "g2p/sigmorphon2020_<lang>", "g2p/sigmorphon2021_<lang>")
 FORM = "word<TAB>phone phone ..."
 
 CMUDICT_CITATION = (
@@ -49,7 +49,7 @@ CMUDICT = {
     "train.batch_size": 256,
     "train.epochs": 20.0,
 }
-# After the LSTM baseline of Gorman et al. (2020).
+# Within the grid of Gorman et al. (2020), but for smaller sizes.
 SIGMORPHON = {
     "loss.label_smoothing": 0.1,
     "dropout.embedding": 0.3,

@@ -11,7 +11,7 @@ from attn_jax.data.datasets import Example, Info, Recipe, pair
 from attn_jax.data.sources import Files
 from attn_jax.errors import UserError, unknown
 
-PATTERNS = ("inflection/2016_<lang>", "inflection/2017_<lang>_<low|medium|high>")
+PATTERNS: tuple[str, ...] = ("inflection/2016_<lang>", "inflection/2017_<lang>_<low|medium|high>")
 FOLDERS = {"2016": "sigmorphon2016_inflection", "2017": "conll2017_inflection"}
 SIZES = ("low", "medium", "high")
 
@@ -25,7 +25,7 @@ URLS = {
     "2016": "https://github.com/ryancotterell/sigmorphon2016",
     "2017": "https://github.com/sigmorphon/conll2017",
 }
-# After MED (Kann and Schuetze 2016): GRU, embedding 300, hidden 100, Adadelta, batch 20.
+# GRU and additive attention as in MED (Kann and Schuetze 2016); sizes and optimiser are not MED's.
 RECOMMENDED = {
     "data.source_unit": "tagged_characters",
     "data.target_unit": "characters",

@@ -31,7 +31,7 @@ from attn_jax.errors import UserError
 class Family(Protocol):
     """A module of related data sets."""
 
-    PATTERNS: Sequence[str]
+    PATTERNS: tuple[str, ...]
 
     def names(self) -> list[str]:
         """Every data set by its full name."""
@@ -40,7 +40,7 @@ class Family(Protocol):
         """How the data set of that name is made. Raises UserError."""
 
 
-FAMILIES: dict[str, Any] = {
+FAMILIES: dict[str, Family] = {
     "scan": scan,
     "synthetic": synthetic,
     "semantic_parsing": semantic_parsing,
@@ -69,15 +69,17 @@ def load(
 ) -> Dataset:
     """The data set of that name.
 
-    Args: name: e.g. `scan/simple`, `g2p/sigmorphon2020_kor`, `synthetic/reverse?vocabulary=8`,
-        `parallel_text`. manual_dir: the parent of the data sets' folders, files plain or .gz; what is not
-        there is downloaded. data_dir: where prepared data and downloads are kept; by default $ATTN_JAX_DATA
-        or ~/.cache/attn_jax/data. files: for `parallel_text` only, the files of each split (`train` and
-        `test`, perhaps `dev` and others): a pair of line-aligned files, or one file of `source<TAB>target`
-        lines.
+    Args:
+        name: e.g. `scan/simple`, `g2p/sigmorphon2020_kor`, `synthetic/reverse?vocabulary=8`, `parallel_text`.
+        manual_dir: the parent of the data sets' folders, files plain or .gz; what is not there is downloaded.
+        data_dir: where prepared data and downloads are kept; by default $ATTN_JAX_DATA or
+            ~/.cache/attn_jax/data.
+        files: for `parallel_text` only, the files of each split (`train` and `test`, perhaps `dev` and
+            others): a pair of line-aligned files, or one file of `source<TAB>target` lines.
 
-    Raises: UserError: on an unknown name, on files that are missing or malformed, and on a `data_dir` that
-        cannot be written.
+    Raises:
+        UserError: on an unknown name, on files that are missing or malformed, and on a `data_dir` that cannot
+            be written.
     """
     place = Path(data_dir).expanduser() if data_dir else builder.default_data_dir()
     if name == "parallel_text":
@@ -87,7 +89,7 @@ def load(
         if files is not None:
             raise UserError(f"{name}: files are only for parallel_text; this data set reads its own")
         module = _family(name)
-        found = Files(manual_dir, place / "downloads")
+        found = Files(manual_dir or None, place / "downloads")
         recipe, used = module.recipe(name, found), found.used
         changed = tuple(f"{path} differs from the published file" for path in found.altered)
         recipe = _with_notes(recipe, changed)
@@ -101,11 +103,11 @@ def described(made: Dataset) -> Dataset:
     return dataclasses.replace(made, info=dataclasses.replace(made.info, notes=notes))
 
 
-def _family(name: str) -> Any:
+def _family(name: str) -> Family:
     head, slash, _ = name.partition("/")
     if head in FAMILIES and slash:
         return FAMILIES[head]
-    reason = ted_hrlr.refusal(name)
+    reason = "" if head in FAMILIES else ted_hrlr.refusal(name)
     if reason:
         raise UserError(reason)
     every = [full for module in dict.fromkeys(FAMILIES.values()) for full in module.names()] + [

@@ -8,7 +8,7 @@ from attn_jax.data.sources import Files
 from attn_jax.errors import UserError, unknown
 
 LANGUAGES = ("cs", "de", "en", "fr")
-PATTERNS = ("multi30k/<src>_<tgt>", "multi30k_raw/<src>_<tgt>")
+PATTERNS: tuple[str, ...] = ("multi30k/<src>_<tgt>", "multi30k_raw/<src>_<tgt>")
 FORMS = {"multi30k": "tok/{}.lc.norm.tok.{}", "multi30k_raw": "raw/{}.{}"}
 SPLITS = {"train": "train", "dev": "val", "test": "test_2016_flickr", "test_2017": "test_2017_flickr"}
 

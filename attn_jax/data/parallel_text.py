@@ -29,8 +29,8 @@ RECOMMENDED = {
 def recipe(files: Mapping[str, str | Sequence[str]] | None) -> tuple[Recipe, dict[str, str]]:
     """The recipe of the given files, and the SHA-256 of each.
 
-    Args: files: for each split a pair of line-aligned files (source, target), or one TSV file; .gz is read as
-        such.
+    Args:
+        files: for each split a pair of line-aligned files (source, target), or one TSV file; plain or .gz.
 
     Raises:
         UserError: on missing splits, and on files that cannot be read.

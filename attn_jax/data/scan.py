@@ -39,7 +39,7 @@ LONGEST_TRAIN = 22
 PUBLISHED = ("simple_split/tasks_train_simple.txt", "simple_split/tasks_test_simple.txt")
 NACS = {"simple": "simple", "length": "length", "add_jump": "add_jump", "turn_left": "add_turn_left"}
 SPLITS = ("simple", "length", *HELD_OUT)
-PATTERNS = tuple(f"scan/{split}" for split in SPLITS)
+PATTERNS: tuple[str, ...] = tuple(f"scan/{split}" for split in SPLITS)
 
 CITATION = (
     "Lake, B. M. and Baroni, M. (2018). Generalization without systematicity: On the compositional skills "

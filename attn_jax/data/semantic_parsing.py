@@ -8,7 +8,7 @@ from attn_jax.data.sources import Files
 from attn_jax.errors import unknown
 
 FILES = {"geo": "geo/geo_anonymous_lambda_{}.txt", "jobs": "job/jobs_anonymous_prolog_{}.txt"}
-PATTERNS = ("semantic_parsing/geo", "semantic_parsing/jobs")
+PATTERNS: tuple[str, ...] = ("semantic_parsing/geo", "semantic_parsing/jobs")
 
 CITATION = (
     "Dong, L. and Lapata, M. (2016). Language to logical form with neural attention. ACL. {} This form of "

@@ -76,7 +76,12 @@ class Files:
         if self.manual_dir is None:
             return None
         plain = self.manual_dir / folder / name
-        return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+        try:
+            return next(
+                (path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None
+            )
+        except OSError as error:
+            raise UserError(f"{plain}: cannot be read ({error.strerror})") from None
 
     def _downloaded(self, folder: str, name: str) -> bytes:
         kept = self.downloads / folder / name

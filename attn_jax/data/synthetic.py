@@ -27,7 +27,7 @@ DEFAULTS = {
     "test_examples": 1000,
     "seed": 1,
 }
-PATTERNS = tuple(f"synthetic/{task}" for task in TASKS)
+PATTERNS: tuple[str, ...] = tuple(f"synthetic/{task}" for task in TASKS)
 RECOMMENDED = {
     "data.source_unit": "words",
     "data.target_unit": "words",
@@ -91,7 +91,7 @@ def recipe(name: str, files: Files) -> Recipe:
     info = Info(
         name=name,
         citation="Generated.",
-        licence="CC0 1.0",
+        licence="none needed: generated",
         metric="exact_match",
         url="",
         recommended=RECOMMENDED,

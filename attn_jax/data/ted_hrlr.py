@@ -39,7 +39,7 @@ CONFIGS = (
     "ru_to_pt",
     "tr_to_en",
 )
-PATTERNS = ("ted_hrlr_translate/<config>",)
+PATTERNS: tuple[str, ...] = ("ted_hrlr_translate/<config>",)
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 CITATION = (
@@ -104,7 +104,7 @@ def recipe(name: str, files: Files) -> Recipe:
     info = Info(
         name=name,
         citation=CITATION,
-        licence="none stated (TED talks: CC BY-NC-ND 4.0)",
+        licence="none stated (TED talks)",
         metric="bleu",
         url="https://github.com/neulab/word-embeddings-for-nmt",
         recommended=RECOMMENDED,

@@ -208,16 +208,17 @@ class TextCodec:
     ) -> "TextCodec":
         """The codec of training texts.
 
-        Args: texts: the training side's texts; nothing else may be given, or the vocabulary has seen the test
-            set. unit: words, characters, bpe or tagged_characters. min_count: symbols seen less often are
-            unknown; BPE, which has no rare pieces to drop, ignores it. bpe_size: pieces of a BPE vocabulary,
-            the four specials included. lowercase: lower-case before everything else; tags of
-            tagged_characters stay as they are.
+        Args:
+            texts: the training side's texts; nothing else, or the vocabulary would have seen the test set.
+            unit: words, characters, bpe or tagged_characters.
+            min_count: symbols seen less often are unknown; BPE, which has no rare pieces to drop, ignores it.
+            bpe_size: pieces of a BPE vocabulary, the four specials included.
+            lowercase: lower-case before everything else; tags of tagged_characters stay as they are.
 
         Raises:
             UserError: on an unknown unit, and on a `bpe_size` that the text does not allow.
         """
-        texts = [_lower(text) if lowercase else text for text in texts]
+        texts = [_lower(text, unit) if lowercase else text for text in texts]
         if unit == "bpe":
             pieces = Pieces.train(texts, bpe_size)
             return cls(unit, Vocabulary(pieces.symbols()), lowercase=lowercase, model=pieces.model)
@@ -226,7 +227,7 @@ class TextCodec:
 
     def tokens(self, text: str) -> list[str]:
         """The symbols of a text, as text; unknown ones as they are written."""
-        return self._unit.split(_lower(text) if self.lowercase else text)
+        return self._unit.split(_lower(text, self.unit) if self.lowercase else text)
 
     def encode(self, text: str) -> list[int]:
         """The numbers of a text's symbols, without beginning and end of sentence."""
@@ -272,6 +273,8 @@ def _unit(name: str, model: bytes | None) -> Unit:
     return table[name]
 
 
-def _lower(text: str) -> str:
+def _lower(text: str, unit: str) -> str:
+    if unit != "tagged_characters":
+        return text.lower()
     lemma, tab, tags = text.partition("\t")
     return lemma.lower() + tab + tags

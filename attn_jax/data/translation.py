@@ -9,7 +9,7 @@ from attn_jax.data.sources import Files
 from attn_jax.errors import UserError, unknown
 
 OTHERS = ("fra", "kor", "spa", "vie")
-PATTERNS = (
+PATTERNS: tuple[str, ...] = (
     "tatoeba/eng_<lang>",
     "tatoeba/<lang>_eng",
     "small_parallel_enja/en_ja",
