@@ -4,6 +4,7 @@ Inputs are projected apart from the step (`project`), because what does not depe
 caller projects all steps at once, and adds within the loop only what is fed back. All gates lie side by side on the last axis.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +18,10 @@ from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float
 
 Carry = tuple[Array, ...]
+
+
+# Gates are made again for the gradient from what went into them: a dozen arrays a step need not be kept.
+_elementwise = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 class Cell(nnx.Module):
@@ -85,10 +90,19 @@ class LSTM(Cell):
     parts = ("h", "c")
 
     def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        @_elementwise
+        def next_carry(gates: Array, c: Array) -> Carry:
+            # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh over all gates, which lie side by side.
+            half = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], gates.dtype), self.size)[None]
+            i, f, g, o = jnp.split(jnp.tanh((gates + self._forget_bias(gates.dtype)) * half), 4, axis=-1)
+            c = 0.5 * ((1 + f) * c + (1 + i) * g)
+            return 0.5 * (1 + o) * jnp.tanh(c), c
+
         h, c = carry
-        i, f, g, o = jnp.split(projected + self._from_state(h, mask), 4, axis=-1)
-        c = jax.nn.sigmoid(f + self.forget_bias) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+        return next_carry(projected + self._from_state(h, mask), c)
+
+    def _forget_bias(self, dtype: Any) -> Array:
+        return jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], dtype), self.size)[None]
 
 
 @CELLS.register
@@ -103,9 +117,12 @@ class GRU(Cell):
         self.candidate_bias = init.bias(size, size)
 
     def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        @_elementwise
+        def next_carry(projected: Array, recurrent: Array, bias: Array, h: Array) -> Carry:
+            two = 2 * self.size
+            r, z = jnp.split(0.5 + 0.5 * jnp.tanh(0.5 * (projected[:, :two] + recurrent[:, :two])), 2, axis=-1)
+            n = jnp.tanh(projected[:, two:] + r * (recurrent[:, two:] + bias))
+            return (n + z * (h - n),)
+
         (h,) = carry
-        xr, xz, xn = jnp.split(projected, 3, axis=-1)
-        hr, hz, hn = jnp.split(self._from_state(h, mask), 3, axis=-1)
-        r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
-        n = jnp.tanh(xn + r * (hn + self.candidate_bias[...][None]))
-        return ((1 - z) * n + z * h,)
+        return next_carry(projected, self._from_state(h, mask), self.candidate_bias[...][None], h)

@@ -272,9 +272,7 @@ def _help(words: list[str], doc: str) -> str | None:
     if any(word in ("--helpfull", "-helpfull") for word in words[1:]):
         return f"{doc.strip()}\n{FLAGS.get_help()}"
     if any(word in ("--helpconfig", "-helpconfig") for word in words[1:]):
-        return cli_help.config_text(
-            {config.resolve(axis): _allowed(flag) for axis, flag in _axis_flags(FLAGS).items()}
-        )
+        return cli_help.config_text({config.resolve(axis): _allowed(flag) for axis, flag in _axis_flags(FLAGS).items()})
     return None
 
 

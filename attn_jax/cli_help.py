@@ -71,9 +71,7 @@ def _description(flag: flags.Flag) -> list[str]:
     if flag.default not in (None, [], ""):
         lines[0] += f" (default: {_default(flag)})"
     parser: Any = flag.parser
-    allowed: Iterable[str] = (
-        parser.allowed() if hasattr(parser, "allowed") else getattr(parser, "enum_values", ())
-    )
+    allowed: Iterable[str] = parser.allowed() if hasattr(parser, "allowed") else getattr(parser, "enum_values", ())
     if allowed := list(allowed):
         lines.append(f"{'any' if isinstance(parser, flags.ListParser) else 'one'} of: {', '.join(allowed)}")
     return lines
@@ -93,9 +91,7 @@ def _table(entries: Iterable[tuple[str, list[str]]]) -> str:
         text = [
             line
             for paragraph in paragraphs
-            for line in textwrap.wrap(
-                paragraph, width - _COLUMN, break_on_hyphens=False, break_long_words=False
-            )
+            for line in textwrap.wrap(paragraph, width - _COLUMN, break_on_hyphens=False, break_long_words=False)
         ] or [""]
         if len(name) > _COLUMN - 4:
             lines.append(f"  {name}")

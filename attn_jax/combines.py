@@ -17,7 +17,9 @@ class Combine(nnx.Module):
 
     name: ClassVar[str]
 
-    def __init__(self, context_size: int, size: int, *, settings: config.Combine, init: Initializer, dtype: type | None):
+    def __init__(
+        self, context_size: int, size: int, *, settings: config.Combine, init: Initializer, dtype: type | None
+    ):
         self.dense = Dense(context_size + size, size, init=init, bias=settings.bias, dtype=dtype)
 
     def __call__(self, context: Float[Array, "B *T K"], state: Float[Array, "B *T H"]) -> Float[Array, "B *T H"]:
@@ -54,7 +56,9 @@ class Add(Combine):
 
     name = "add"
 
-    def __init__(self, context_size: int, size: int, *, settings: config.Combine, init: Initializer, dtype: type | None):
+    def __init__(
+        self, context_size: int, size: int, *, settings: config.Combine, init: Initializer, dtype: type | None
+    ):
         if context_size != size:
             raise UserError(
                 f"combine 'add' needs equal widths, but the context has {context_size} (encoder.size, twice for bi) and "

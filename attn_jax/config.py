@@ -152,6 +152,7 @@ class Train:
     select: Literal["last", "best_dev"] = _field("best_dev", "parameters that are tested (without a dev set: last)")
     metric: str = _field("", "dev metric for selection and early stopping; empty: the data set's own")
     patience: int = _field(0, "stop after that many evaluations without a better one; 0: off")
+    buckets: int = _field(0, "length buckets at most; 1: batches of all lengths; 0: more the longer the training")
     sampling: Literal["shuffle", "replacement"] = _field("shuffle", "epochs in random order, or draws with replacement")
 
 
@@ -247,7 +248,9 @@ def parse(value: Any, annotation: Any, path: str, field: dataclasses.Field) -> A
     if annotation in (int, float) and path != "seed":
         positive, upper = field.metadata["positive"], field.metadata["upper"]
         if parsed < 0 or (positive and parsed == 0) or parsed > upper:
-            bound = ("greater than 0" if positive else "at least 0") + (f" and at most {upper}" if upper < math.inf else "")
+            bound = ("greater than 0" if positive else "at least 0") + (
+                f" and at most {upper}" if upper < math.inf else ""
+            )
             raise UserError(f"{path}={value}: must be {bound}")
     return parsed
 
@@ -319,7 +322,9 @@ def variant_id(config: Config, fingerprint: str) -> str:
 
 def traced(config: Config) -> dict[str, float]:
     """The numbers that enter a compiled program as arguments, by path, without the seed."""
-    return {path: float(get(config, path)) for path, field, _ in fields() if field.metadata["traced"] and path != "seed"}
+    return {
+        path: float(get(config, path)) for path, field, _ in fields() if field.metadata["traced"] and path != "seed"
+    }
 
 
 def structure(config: Config) -> str:
@@ -329,5 +334,3 @@ def structure(config: Config) -> str:
         flat[path] = value != 0
     del flat["seed"]
     return json.dumps(flat, sort_keys=True)
-
-

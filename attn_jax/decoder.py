@@ -51,7 +51,9 @@ class Step(nnx.Module):
         self.size = size
         first = (config.embedding.size, size) if self.feeds else (config.embedding.size,)
         cell, options = CELLS[config.cell.name], {"settings": config.cell, "init": init, "dtype": dtype}
-        self.cells = nnx.List([cell(first if n == 0 else (size,), size, **options) for n in range(config.decoder.layers)])
+        self.cells = nnx.List(
+            [cell(first if n == 0 else (size,), size, **options) for n in range(config.decoder.layers)]
+        )
         if config.score.name == NONE:
             self.attention = self.combine = None
         else:
@@ -80,7 +82,9 @@ class Step(nnx.Module):
         a, weights = self.attend(h, source)
         return State(tuple(carries), a if self.feeds else state.feed), a, weights
 
-    def attend(self, h: Float[Array, "B *T H"], source: Source) -> tuple[Float[Array, "B *T H"], Float[Array, "B *T S"]]:
+    def attend(
+        self, h: Float[Array, "B *T H"], source: Source
+    ) -> tuple[Float[Array, "B *T H"], Float[Array, "B *T S"]]:
         """Attentional vectors and weights for the states of one step or of all."""
         if self.attention is None:
             return h, jnp.zeros((*h.shape[:-1], 0), h.dtype)
@@ -119,15 +123,17 @@ class Decoder(nnx.Module):
         """The vectors before the output projection, and the weights, for all steps; `inputs` are the previous symbols."""
         state, source = self.start(memory)
         batch, steps = inputs.shape
-        embedded = dropped(self.embedding(inputs), noise, "word", "target", (batch, steps, 1))
+        # Time comes first from here on, until the steps are stacked: see `recur`.
+        embedded = dropped(self.embedding(inputs.T), noise, "word", "target", (steps, batch, 1))
         embedded = dropped(embedded, noise, "embedding", "target")
         projected = self.core.cells[0].project(embedded)
         recurrent_masks = tuple(
             noise and noise.mask("recurrent", f"decoder/{n}", (batch, self.core.size), embedded.dtype)
             for n in range(len(self.core.cells))
         )
+        shape = (steps, batch, self.core.size)
         layer_masks = tuple(
-            noise and n > 0 and noise.mask("layer", f"decoder/{n}", (batch, steps, self.core.size), embedded.dtype) or None
+            noise.mask("layer", f"decoder/{n}", shape, embedded.dtype) if noise and n > 0 else None
             for n in range(len(self.core.cells))
         )
         run = self._with_feeding if self.core.feeds else self._without_feeding
@@ -143,7 +149,7 @@ class Decoder(nnx.Module):
             if n > 0:
                 projected = cell.project(h if layer_masks[n] is None else h * layer_masks[n])
             h, _ = recur(cell, projected, state.carries[n], dropout_BH=recurrent_masks[n])
-        return self.core.attend(h, source)
+        return self.core.attend(jnp.swapaxes(h, 0, 1), source)
 
     def _with_feeding(
         self, projected: Array, state: State, source: Source, layer_masks: tuple, recurrent_masks: tuple
@@ -156,7 +162,6 @@ class Decoder(nnx.Module):
             return state, (a, weights)
 
         operands = {"core": parameters, "source": source, "recurrent_masks": recurrent_masks}
-        xs = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (projected, layer_masks))
-        _, outputs = products.scan(step, False, operands, state, xs)
+        _, outputs = products.scan(step, False, operands, state, (projected, layer_masks))
         a, weights = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
         return a, weights

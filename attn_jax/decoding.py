@@ -10,8 +10,6 @@ from attn_jax.seq2seq import Seq2Seq
 from attn_jax.shapes import Array, Bool, Float, Int
 
 
-
-
 class Decoded(NamedTuple):
     """Output symbols, end-of-sentence included where it was reached, padded; their attention weights (S = 0 without attention)."""
 

@@ -32,18 +32,14 @@ class Encoder(nnx.Module):
         cell = CELLS[config.cell.name]
         self.layers = nnx.List(
             [
-                nnx.List(
-                    [cell((n,), self.size, settings=config.cell, init=init, dtype=dtype) for _ in self.directions]
-                )
+                nnx.List([cell((n,), self.size, settings=config.cell, init=init, dtype=dtype) for _ in self.directions])
                 for n in widths
             ]
         )
 
-    def __call__(
-        self, inputs: Float[Array, "B S E"], mask: Bool[Array, "B S"], noise: Noise | None = None
-    ) -> Memory:
-        """States of the last layer, and the last state of every layer and direction."""
-        batch, x, carries = inputs.shape[0], inputs, []
+    def __call__(self, inputs: Float[Array, "S B E"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
+        """States of the last layer, and the last state of every layer and direction. Inputs have time first."""
+        batch, x, carries = inputs.shape[1], inputs, []
         for number, layer in enumerate(self.layers):
             if number > 0:
                 x = dropped(x, noise, "layer", f"encoder/{number}")
@@ -58,4 +54,6 @@ class Encoder(nnx.Module):
                 last.append(carry)
             x = jnp.concatenate(outputs, axis=-1)
             carries.append([jnp.concatenate(part, axis=-1) for part in zip(*last, strict=True)])
-        return Memory(x, mask, tuple(jnp.stack(part, axis=1) for part in zip(*carries, strict=True)))
+        return Memory(
+            jnp.swapaxes(x, 0, 1), mask, tuple(jnp.stack(part, axis=1) for part in zip(*carries, strict=True))
+        )

@@ -77,7 +77,7 @@ class Dense(nnx.Module):
 
 
 def project(x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: Any = None) -> Float[Array, "... O"]:
-    """x W over the last axis of x."""
+    """X W over the last axis of x."""
     axes = "abc"[: x.ndim - 1]
     return contract(f"{axes}i,io->{axes}o", x, kernel, dtype)
 
@@ -102,7 +102,9 @@ class Noise:
     def __init__(self, key: Key[Array, ""], rates: Mapping[str, Any]):
         self.key, self.rates = key, rates
 
-    def mask(self, site: str, place: str, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "..."] | None:
+    def mask(
+        self, site: str, place: str, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> Float[Array, "..."] | None:
         """Zero with the site's rate p, else 1 / (1 - p); None if the site is off. `place` makes masks of one site independent."""
         if site not in self.rates:
             return None
@@ -112,6 +114,6 @@ class Noise:
 
 
 def dropped(x: Array, noise: Noise | None, site: str, place: str, shape: tuple[int, ...] | None = None) -> Array:
-    """x times its dropout mask, of `shape` where given (broadcast against x); x itself where there is none."""
+    """X times its dropout mask, of `shape` where given (broadcast against x); x itself where there is none."""
     mask = None if noise is None else noise.mask(site, place, shape or x.shape, x.dtype)
     return x if mask is None else x * mask

@@ -10,7 +10,6 @@ from attn_jax.data.text import PAD
 from attn_jax.products import contract
 from attn_jax.shapes import Array, Float, Int
 
-
 CHUNK_BYTES = 24 << 20
 """Logits of about this many bytes are made at a time."""
 

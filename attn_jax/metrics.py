@@ -135,9 +135,7 @@ def signature(
 
 def options(signatures: Mapping[str, str]) -> dict[str, str]:
     """The `tokenize` and `normalize` of stored signatures, as keyword arguments for `score`."""
-    fields = dict(
-        part.split(":", 1) for text in signatures.values() for part in text.split("|") if ":" in part
-    )
+    fields = dict(part.split(":", 1) for text in signatures.values() for part in text.split("|") if ":" in part)
     return {"tokenize": fields.get("tok", "none"), "normalize": fields.get("norm", "none")}
 
 

@@ -131,9 +131,7 @@ def _decades(low: float, high: float) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def _average(
-    seeds: Sequence[Mapping[int, float]], points: int
-) -> list[tuple[float, float, float, float, int]]:
+def _average(seeds: Sequence[Mapping[int, float]], points: int) -> list[tuple[float, float, float, float, int]]:
     """(step, mean, lowest, highest, seeds) of every stretch of steps."""
     last = max((step for seed in seeds for step in seed), default=0)
     steps = {step for seed in seeds for step in seed}
@@ -154,9 +152,7 @@ def _average(
     return rows
 
 
-def forest(
-    rows: Sequence[tuple[str, int, Mapping[int, float], float, float | None, float | None]], x: str
-) -> Figure:
+def forest(rows: Sequence[tuple[str, int, Mapping[int, float], float, float | None, float | None]], x: str) -> Figure:
     """One line a variant, the first on top: seeds as dots, the mean as a diamond, its interval as a bar.
 
     Args:
@@ -195,9 +191,7 @@ def forest(
             }
             interval = f"<br>95 % interval {low:.2f} to {high:.2f}"
         data.append(
-            group
-            | bar
-            | {"hovertemplate": f"<b>%{{fullData.name}}</b><br>mean %{{x:.2f}}{interval}<extra></extra>"}
+            group | bar | {"hovertemplate": f"<b>%{{fullData.name}}</b><br>mean %{{x:.2f}}{interval}<extra></extra>"}
         )
     ticks = {
         "tickvals": list(range(len(rows))),
@@ -250,9 +244,7 @@ def by_length(
     return {"data": data, "layout": _layout("source length (symbols)", y, xaxis={"type": "category"})}
 
 
-def cost(
-    rows: Sequence[tuple[str, int, float, float | None, float | None, float, int]], x: str, y: str
-) -> Figure:
+def cost(rows: Sequence[tuple[str, int, float, float | None, float | None, float, int]], x: str, y: str) -> Figure:
     """Quality against speed; rows: (label, variant's index, mean, low, high, tokens/s, parameters)."""
     data = []
     for label, index, mean, low, high, speed, parameters in rows:

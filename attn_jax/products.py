@@ -34,7 +34,13 @@ class _Scope:
         number = len(self.uses)
         out = jax.eval_shape(lambda a, w: _einsum(spec, a, w, dtype), a, w)
         self.uses.append(
-            (self.index[id(w)], spec, dtype, jax.ShapeDtypeStruct(a.shape, a.dtype), jax.ShapeDtypeStruct(out.shape, out.dtype))
+            (
+                self.index[id(w)],
+                spec,
+                dtype,
+                jax.ShapeDtypeStruct(a.shape, a.dtype),
+                jax.ShapeDtypeStruct(out.shape, out.dtype),
+            )
         )
         if self.taps is None:
             return _einsum(spec, a, w, dtype)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_jax import checkpoint, config as configs, evaluation, results
+from attn_jax import checkpoint, evaluation, results
+from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.evaluation import Evaluated, Evaluator
@@ -226,7 +227,11 @@ def _write(
         )
     if maps:
         results.write_json(folder / "attention.json", {"examples": maps})
-    vocabulary = {"source": corpus.source.to_json(), "target": corpus.target.to_json()}
+    vocabulary = {
+        "source": corpus.source.to_json(),
+        "target": corpus.target.to_json(),
+        "max_length": evaluation.max_length(member, corpus),
+    }
     results.write_json(folder / "vocabulary.json", vocabulary)
     checkpoint.save_parameters(folder / "parameters", params)
     options = evaluation.scoring(corpus)

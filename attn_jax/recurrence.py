@@ -11,14 +11,14 @@ from attn_jax.shapes import Array, Bool, Float
 
 def recur(
     cell: Cell,
-    projected_BTG: Float[Array, "B T G"],
+    projected_TBG: Float[Array, "T B G"],
     carry: Carry,
     *,
     mask_BT: Bool[Array, "B T"] | None = None,
     dropout_BH: Float[Array, "B H"] | None = None,
     reverse: bool = False,
-) -> tuple[Float[Array, "B T H"], Carry]:
-    """All states h of a cell over its projected inputs, and the last carry.
+) -> tuple[Float[Array, "T B H"], Carry]:
+    """All states h of a cell over its projected inputs, and the last carry. Time comes first: a step reads one block of memory.
 
     mask_BT: false on padding; there the carry is frozen and the output is zero. So `reverse` reads the sequence from its true
         end: padding comes first and leaves the initial carry as it is. Outputs stay in source order.
@@ -36,5 +36,5 @@ def recur(
 
     mask_TB1 = None if mask_BT is None else mask_BT.T[:, :, None]
     operands = {"cell": parameters, "dropout": dropout_BH}
-    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (jnp.swapaxes(projected_BTG, 0, 1), mask_TB1))
-    return jnp.swapaxes(outputs_TBH, 0, 1), carry
+    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (projected_TBG, mask_TB1))
+    return outputs_TBH, carry

@@ -199,9 +199,7 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
 def _variants(runs: Sequence[Run]) -> list[Variant]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(
-            {path: value for path, value in run.config.items() if path != "seed"}, sort_keys=True
-        )
+        key = json.dumps({path: value for path, value in run.config.items() if path != "seed"}, sort_keys=True)
         groups.setdefault(key, []).append(run)
     members = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
     names = labels([group[0].config for group in members])
@@ -232,8 +230,7 @@ def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     chosen = chosen or ["score.name", "cell.name"]
     short = [path.removesuffix(".name").split(".")[-1] for path in chosen]
     names = [
-        path.removesuffix(".name") if short.count(name) > 1 else name
-        for path, name in zip(chosen, short, strict=True)
+        path.removesuffix(".name") if short.count(name) > 1 else name for path, name in zip(chosen, short, strict=True)
     ]
     return [
         ", ".join(

@@ -98,9 +98,7 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "sources": [row for row in rows if row["source"]],
         "figures": _figures(study, section, add),
         "attention": _attention(section, add),
-        "no_attention": [
-            v.label for v in section.variants if v.done and v.config.get("score.name") == "none"
-        ],
+        "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],
         "runs": [_run(section, variant, run) for variant in section.variants for run in variant.runs],
         "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.status != "finished"],
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
@@ -132,9 +130,7 @@ def _pairs(section: Section) -> dict[str, Any] | None:
     order = [variant for variant, summary in section.ranked if summary is not None]
     if len(order) < 3 or not any(test.p is not None for test in section.tests.values()):
         return None
-    lines = [
-        (row, [(column, section.tests.get((row.index, column.index))) for column in order]) for row in order
-    ]
+    lines = [(row, [(column, section.tests.get((row.index, column.index))) for column in order]) for row in order]
     return {"order": order, "lines": lines}
 
 
@@ -159,17 +155,12 @@ def _figures(study: Study, section: Section, add: AddFigure) -> list[tuple[str, 
     figures = []
     if ranked:
         forest = plots.forest(
-            [
-                (v.label, v.index, v.values(section.split, section.metric), s.mean, s.low, s.high)
-                for v, s in ranked
-            ],
+            [(v.label, v.index, v.values(section.split, section.metric), s.mean, s.low, s.high) for v, s in ranked],
             title,
         )
         figures.append((title, "dots: seeds; diamond: mean; bar: 95 % interval", add("forest", forest)))
     for split, metric in [("train", "loss"), ("dev", "loss"), ("dev", _dev_metric(section))]:
-        series = [
-            (v.label, v.index, [_history(run, split, metric) for run in v.done]) for v in section.variants
-        ]
+        series = [(v.label, v.index, [_history(run, split, metric) for run in v.done]) for v in section.variants]
         if any(seed for _, _, seeds in series for seed in seeds):
             curves = plots.curves(series, f"{split} {metric}", log=metric == "loss")
             note = "mean over seeds; band: lowest to highest seed"
@@ -192,9 +183,7 @@ def _figures(study: Study, section: Section, add: AddFigure) -> list[tuple[str, 
 
 def _dev_metric(section: Section) -> str:
     """The section's metric where it was recorded on dev, else token accuracy."""
-    recorded = any(
-        section.metric in line for run in section.done for line in run.history if line["split"] == "dev"
-    )
+    recorded = any(section.metric in line for run in section.done for line in run.history if line["split"] == "dev")
     return section.metric if recorded and section.metric != "loss" else "token_accuracy"
 
 
@@ -234,9 +223,7 @@ def _by_length(section: Section) -> tuple[str, plots.Figure] | None:
     sizes = [sum(low <= row["source_length"] <= high for row in one) for low, high in bins]
     series = []
     for variant in section.variants:
-        options = (
-            metrics.options((variant.done[0].result or {}).get("signatures", {})) if variant.done else {}
-        )
+        options = metrics.options((variant.done[0].result or {}).get("signatures", {})) if variant.done else {}
         pooled = [row for rows in lines[variant.index] for row in rows]
         values: list[float | None] = []
         for low, high in bins:

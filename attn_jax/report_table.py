@@ -118,9 +118,7 @@ def published(study: Study, section: Section, variant: Variant) -> Mapping[str, 
     """Value and source of the first published figure for the variant and the section's metric."""
     for figure in study.references:
         wanted = {configs.resolve(path): value for path, value in figure["variant"].items()}
-        here = (
-            figure.get("dataset", section.dataset) == section.dataset and figure["metric"] == section.metric
-        )
+        here = figure.get("dataset", section.dataset) == section.dataset and figure["metric"] == section.metric
         if here and all(variant.config.get(path) == value for path, value in wanted.items()):
             return {"value": float(figure["value"]), "source": str(figure.get("source", ""))}
     return None

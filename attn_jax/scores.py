@@ -96,8 +96,10 @@ NONE = "none"
 """The name that stands for no attention at all."""
 
 
-def inner_products(query: Float[Array, "B *T H"], keys: Float[Array, "B S H"], dtype: Any = None) -> Float[Array, "B *T S"]:
-    """q . k_j for every position."""
+def inner_products(
+    query: Float[Array, "B *T H"], keys: Float[Array, "B S H"], dtype: Any = None
+) -> Float[Array, "B *T S"]:
+    """Q . k_j for every position."""
     steps = "" if query.ndim == 2 else "t"
     return contract(f"b{steps}h,bsh->b{steps}s", query, keys, dtype)
 
@@ -202,9 +204,7 @@ class Additive(_Tanh):
     name = "additive"
     uses_size = True
 
-    def __init__(
-        self, query_size: int, memory_size: int, *, settings: config.Score, init: Initializer, **kwargs: Any
-    ):
+    def __init__(self, query_size: int, memory_size: int, *, settings: config.Score, init: Initializer, **kwargs: Any):
         super().__init__(query_size, memory_size, settings=settings, init=init, **kwargs)
         size = settings.size or query_size
         self.query_kernel = init.matrix((query_size, size))

@@ -32,7 +32,7 @@ class Seq2Seq(nnx.Module):
 
     def encode(self, source: Int[Array, "B S"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
         """Source ids to memory."""
-        embedded = dropped(self.source_embedding(source), noise, "word", "source", (*source.shape, 1))
+        embedded = dropped(self.source_embedding(source.T), noise, "word", "source", (*source.T.shape, 1))
         return self.encoder(dropped(embedded, noise, "embedding", "source"), mask, noise)
 
     def teacher_forced(
@@ -115,7 +115,12 @@ def canonical(config: Config) -> Config:
     if "bpe" not in (config.data.source_unit, config.data.target_unit):
         changes["data.bpe_size"] = default.data.bpe_size
     optim = config.optim
-    used = {"adam": ("beta1", "beta2", "epsilon"), "rmsprop": ("rho", "epsilon"), "adadelta": ("rho", "epsilon"), "sgd": ()}
+    used = {
+        "adam": ("beta1", "beta2", "epsilon"),
+        "rmsprop": ("rho", "epsilon"),
+        "adadelta": ("rho", "epsilon"),
+        "sgd": (),
+    }
     for name in ("beta1", "beta2", "rho", "epsilon"):
         if name not in used[optim.name]:
             changes[f"optim.{name}"] = getattr(default.optim, name)

@@ -75,7 +75,9 @@ def run(
     if not seeds:
         raise UserError("a study needs at least one seed")
     if dropped:
-        print(f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr)
+        print(
+            f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
+        )
     output = Output(out)
     runs: dict[str, Config] = {}
     for variant in distinct:

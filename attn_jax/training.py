@@ -28,6 +28,9 @@ from attn_jax.optimizers import learning_rate, transformation
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Bool, Float, Int, Key, Params, PyTree
 
+STEPS_PER_BUCKET, MOST_BUCKETS = 400, 16
+"""A bucket is worth its seconds of compilation when so many steps are done; and no more than so many are made."""
+
 DROPOUT_SITES = tuple(field.name for field in dataclasses.fields(configs.Dropout))
 
 
@@ -94,7 +97,10 @@ class Trainer:
         self.members, self.corpus, self.config, self.dtype = list(members), corpus, members[0], dtype
         self.model = Model(self.config, len(corpus.source.vocabulary), len(corpus.target.vocabulary), dtype)
         batch_size = self.config.train.batch_size
-        self.buckets = buckets(corpus.encoded["train"], smallest=batch_size)
+        pairs = corpus.encoded["train"]
+        self.total_steps = steps_of(self.config, len(pairs) / batch_size)
+        most = self.config.train.buckets or int(np.clip(self.total_steps // STEPS_PER_BUCKET, 1, MOST_BUCKETS))
+        self.buckets = buckets(pairs, smallest=batch_size, most=most)
         self.padding = padding_share(self.buckets)
         self.plan = Plan(
             corpus.fingerprint,
@@ -102,7 +108,6 @@ class Trainer:
             batch_size,
             replacement=self.config.train.sampling == "replacement",
         )
-        self.total_steps = steps_of(self.config, self.plan.steps_per_epoch)
         table = [configs.traced(member) for member in members]
         self.numbers = {path: jnp.array([row[path] for row in table], dtype) for path in table[0]}
         self.keys = jax.vmap(jax.random.key)(np.array([member.seed for member in members], np.uint32))

@@ -31,7 +31,12 @@ def main() -> None:
         for score in ("dot", "none")
     ]
     reference = [
-        {"variant": {"score.name": score}, "metric": "exact_match", "value": values[flags.dataset][score], "source": source}
+        {
+            "variant": {"score.name": score},
+            "metric": "exact_match",
+            "value": values[flags.dataset][score],
+            "source": source,
+        }
         for values, source in (
             (PUBLISHED, "Dong and Lapata (2016), tables 2 and 3, one seed"),
             (CHECKPOINT, "the authors' released checkpoint, decoded again"),

@@ -145,8 +145,7 @@ def test_helpfull_shows_the_flags_of_libraries(run: Run) -> None:
         ),
         (
             "--out=x --mode=bag",
-            "unknown value of --mode 'bag': did you mean 'bug'? "
-            "(allowed: bug, code, many, print, sleep, user)",
+            "unknown value of --mode 'bag': did you mean 'bug'? (allowed: bug, code, many, print, sleep, user)",
         ),
         (
             "--out=x --scores=dott",

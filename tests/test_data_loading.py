@@ -67,9 +67,7 @@ def test_parallel_text(toy: dict[str, tuple[str, str]], data_dir: str) -> None:
     assert load("parallel_text", files=toy, data_dir=data_dir) == made
 
 
-def test_fingerprint_is_of_the_content_alone(
-    toy: dict[str, tuple[str, str]], data_dir: str, tmp_path: Path
-) -> None:
+def test_fingerprint_is_of_the_content_alone(toy: dict[str, tuple[str, str]], data_dir: str, tmp_path: Path) -> None:
     made = load("parallel_text", files=toy, data_dir=data_dir)
     tables = {}
     for split, (source, target) in toy.items():
@@ -178,9 +176,7 @@ def test_two_processes_at_once(toy: dict[str, tuple[str, str]], data_dir: str) -
         f"print(load('parallel_text', files={toy!r}, data_dir={data_dir!r}).fingerprint)\n"
     )
     runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     said = [run.communicate(timeout=120) for run in runs]
@@ -234,18 +230,14 @@ def test_a_missing_file_is_told_at_once(tmp_path: Path, data_dir: str) -> None:
 
 
 def test_missing_manual_dir(tmp_path: Path, data_dir: str) -> None:
-    assert "no such directory" in complaint(
-        "scan/simple", manual_dir=str(tmp_path / "nowhere"), data_dir=data_dir
-    )
+    assert "no such directory" in complaint("scan/simple", manual_dir=str(tmp_path / "nowhere"), data_dir=data_dir)
 
 
 def test_empty_flags_are_no_directories(toy: dict[str, tuple[str, str]], data_dir: str) -> None:
     assert "no --manual_dir was given" in complaint("g2p/cmudict", manual_dir="", data_dir=data_dir)
 
 
-def test_a_full_disk_is_told(
-    toy: dict[str, tuple[str, str]], data_dir: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told(toy: dict[str, tuple[str, str]], data_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow_datasets as tfds
 
     def full(*args: object, **kwargs: object) -> None:
@@ -306,9 +298,7 @@ def test_an_empty_split_of_a_published_set(manual_dir: Path, tmp_path: Path, dat
     assert text.startswith("semantic_parsing/geo: split test is empty")
 
 
-def test_parallel_text_without_what_it_needs(
-    toy: dict[str, tuple[str, str]], tmp_path: Path, data_dir: str
-) -> None:
+def test_parallel_text_without_what_it_needs(toy: dict[str, tuple[str, str]], tmp_path: Path, data_dir: str) -> None:
     assert "at least the splits train and test" in complaint("parallel_text", data_dir=data_dir)
     assert "at least the splits train and test" in complaint("parallel_text", files={"train": toy["train"]})
     missing = str(tmp_path / "none.txt")
@@ -341,9 +331,7 @@ def origin(manual_dir: Path, seen: list[str]) -> object:
         seen.append(url)
         path, file = table[url]
         content = (
-            path.read_bytes()
-            if path.is_file()
-            else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
+            path.read_bytes() if path.is_file() else gzip.decompress(path.with_name(path.name + ".gz").read_bytes())
         )
         if "member" in file:
             packed = io.BytesIO()
@@ -377,10 +365,7 @@ def test_a_download_of_other_content_is_dropped(data_dir: str, monkeypatch: pyte
 
 def test_scan_needs_no_network(data_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "download", lambda url: never())
-    assert (
-        load("scan/simple", data_dir=data_dir).info.notes[0]
-        == "simple: seeded partition, not the published one"
-    )
+    assert load("scan/simple", data_dir=data_dir).info.notes[0] == "simple: seeded partition, not the published one"
 
 
 # -- TFDS's own builder --------------------------------------------------------------------------------------
@@ -425,15 +410,11 @@ def test_ted(tmp_path: Path, data_dir: str, monkeypatch: pytest.MonkeyPatch) -> 
         "ted_hrlr_translate/az_to_en", manual_dir=str(tmp_path / "manual"), data_dir=data_dir
     )
     monkeypatch.setattr(ted_hrlr, "SHA256", digest)
-    info = tfds.core.download.checksums.UrlInfo(
-        size=path.stat().st_size, checksum=digest, filename=ted_hrlr.ARCHIVE
-    )
+    info = tfds.core.download.checksums.UrlInfo(size=path.stat().st_size, checksum=digest, filename=ted_hrlr.ARCHIVE)
     registered = tfds.core.download.checksums.get_all_url_infos()
     monkeypatch.setitem(registered, ted_hrlr.URL, info)
     monkeypatch.setitem(tfds.builder_cls(ted_hrlr.FOLDER).url_infos, ted_hrlr.URL, info)
-    made: Dataset = load(
-        "ted_hrlr_translate/az_to_en", manual_dir=str(tmp_path / "manual"), data_dir=data_dir
-    )
+    made: Dataset = load("ted_hrlr_translate/az_to_en", manual_dir=str(tmp_path / "manual"), data_dir=data_dir)
     assert {(e.source, e.target) for e in made.splits["train"]} == {
         ("salam dünya", "hello world"),
         ("bir", "one"),

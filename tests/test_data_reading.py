@@ -54,9 +54,7 @@ def test_empty_line_is_named() -> None:
         reading.parallel(b"1\n2\n", "a", b"1\n \n", "b")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"), [("a", "1 tab"), ("a\tb\tc", "3 tab"), ("a\t", "column 2 is empty")]
-)
+@pytest.mark.parametrize(("line", "message"), [("a", "1 tab"), ("a\tb\tc", "3 tab"), ("a\t", "column 2 is empty")])
 def test_wrong_columns_name_the_line(line: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^t:2: .*{message}"):
         reading.columns(f"x\ty\n{line}\n".encode(), "t", 2, "source<TAB>target")

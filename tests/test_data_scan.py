@@ -101,9 +101,7 @@ def test_repeated_primitives() -> None:
 
 def test_simple_takes_the_published_partition(manual_dir: Path, tmp_path: Path) -> None:
     made = splits("scan/simple", manual_dir, tmp_path)
-    theirs = {
-        p: published(manual_dir / f"scan/simple_split/tasks_{p}_simple.txt.gz") for p in ("train", "test")
-    }
+    theirs = {p: published(manual_dir / f"scan/simple_split/tasks_{p}_simple.txt.gz") for p in ("train", "test")}
     assert multiset(made["test"]) == theirs["test"]
     assert multiset([*made["train"], *made["dev"]]) == theirs["train"]
     assert (len(made["train"]), len(made["dev"]), len(made["test"])) == (15083, 1645, 4182)
@@ -117,9 +115,7 @@ def test_dev_sets_of_bastings(manual_dir: Path, tmp_path: Path, split: str, fold
         for part in ("valid.random", "train_wo_valid_random")
         for side in ("src", "trg")
     ]
-    dev_source, dev_target, train_source, train_target = (
-        [*map(str.strip, s.split("\n"))][:-1] for s in sides
-    )
+    dev_source, dev_target, train_source, train_target = ([*map(str.strip, s.split("\n"))][:-1] for s in sides)
     assert multiset(made["dev"]) == collections.Counter(zip(dev_source, dev_target, strict=True))
     # Their add_jump train set has 156 repetitions of "jump" less than SCAN's own.
     difference = multiset(made["train"]) - collections.Counter(zip(train_source, train_target, strict=True))

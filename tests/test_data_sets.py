@@ -102,9 +102,7 @@ def test_every_language_is_checked() -> None:
 
 def test_sizes_of_2016_inflection(manual_dir: Path, tmp_path: Path) -> None:
     with (manual_dir / "MANIFEST.tsv").open(encoding="utf-8") as file:
-        lines = {
-            row["path"]: row["lines"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        }
+        lines = {row["path"]: row["lines"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
     languages = [
         "arabic",
         "finnish",
@@ -116,9 +114,7 @@ def test_sizes_of_2016_inflection(manual_dir: Path, tmp_path: Path) -> None:
         "spanish",
         "turkish",
     ]
-    assert [name for name in EVERY if "/2016" in name] == [
-        f"inflection/2016_{language}" for language in languages
-    ]
+    assert [name for name in EVERY if "/2016" in name] == [f"inflection/2016_{language}" for language in languages]
     for language in languages:
         file_name = f"sigmorphon2016_inflection/{language}-task1-{{}}.gz"
         expected = {split: int(lines[file_name.format(split)]) for split in ("train", "dev", "test")}
@@ -244,8 +240,7 @@ def test_synthetic(tmp_path: Path, task: str) -> None:
 
 def test_synthetic_seed(tmp_path: Path) -> None:
     one, same, other = (
-        recipe(f"synthetic/copy?examples=50&test_examples=5&seed={seed}", None, tmp_path).read()
-        for seed in (1, 1, 2)
+        recipe(f"synthetic/copy?examples=50&test_examples=5&seed={seed}", None, tmp_path).read() for seed in (1, 1, 2)
     )
     assert one == same
     assert one["train"][0] != other["train"][0]
@@ -327,9 +322,7 @@ def test_info(manual_dir: Path, tmp_path: Path, name: str) -> None:
 def test_dong_and_lapata_configuration(manual_dir: Path, tmp_path: Path) -> None:
     # Section 4.2 of the paper and the released code.
     geo, jobs = (
-        config.override(
-            config.Config(), recipe(f"semantic_parsing/{n}", manual_dir, tmp_path).info.recommended
-        )
+        config.override(config.Config(), recipe(f"semantic_parsing/{n}", manual_dir, tmp_path).info.recommended)
         for n in ("geo", "jobs")
     )
     for one in (geo, jobs):

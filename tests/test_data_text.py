@@ -60,9 +60,7 @@ def test_decomposed_and_composed_text_stay_different() -> None:
     assert side.decode(side.encode(decomposed)) == decomposed
 
 
-tags = st.lists(
-    st.text(st.characters(exclude_characters=";\t", exclude_categories=["Cs"]), min_size=1), min_size=1
-)
+tags = st.lists(st.text(st.characters(exclude_characters=";\t", exclude_categories=["Cs"]), min_size=1), min_size=1)
 
 
 @given(st.text(st.characters(exclude_characters="\t", exclude_categories=["Cs"])), tags)

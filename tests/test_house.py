@@ -95,9 +95,7 @@ def test_a_relative_import_in_a_package_is_resolved() -> None:
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     program = "import attn_jax.cli, json, sys; print(json.dumps(sorted(sys.modules)))"
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     loaded = {name.partition(".")[0] for name in json.loads(output)}
     assert "attn_jax" in loaded
     heavy = {"tensorflow", "tensorflow_datasets", "orbax", "scipy", "plotly", "sacrebleu", "sentencepiece"}

@@ -91,14 +91,9 @@ def test_score_of_a_sample_is_the_aggregate_of_its_statistics(name: str) -> None
 
 
 def test_signatures_say_how_and_can_be_read_back() -> None:
-    made = {
-        name: metrics.signature(name, REFERENCES, tokenize="13a", normalize="logic")
-        for name in OUTPUT_METRICS
-    }
+    made = {name: metrics.signature(name, REFERENCES, tokenize="13a", normalize="logic") for name in OUTPUT_METRICS}
     scorer = sacrebleu.metrics.BLEU(tokenize="13a")
-    scorer.corpus_score(
-        PREDICTIONS, [[own[n] if n < len(own) else None for own in REFERENCES] for n in (0, 1)]
-    )
+    scorer.corpus_score(PREDICTIONS, [[own[n] if n < len(own) else None for own in REFERENCES] for n in (0, 1)])
     assert made["bleu"] == f"bleu|{scorer.get_signature()}"
     assert "nrefs:var" in made["bleu"]
     assert made["exact_match"] == "exact_match|norm:logic|nrefs:var"

@@ -57,9 +57,7 @@ def fake_run(
     lines: list[dict[str, Any]] = []
     for step in range(20, steps + 1, 20):
         loss = 3 * math.exp(-step / 120) + 0.1 + 0.02 * rng.random()
-        lines.append(
-            {"step": step, "epoch": step / 25, "split": "train", "loss": loss, "learning_rate": 1e-3}
-        )
+        lines.append({"step": step, "epoch": step / 25, "split": "train", "loss": loss, "learning_rate": 1e-3})
         if step % 100 == 0:
             dev = {"loss": loss + 0.2, "perplexity": math.exp(loss + 0.2), "token_accuracy": 90.0}
             accuracy = (value or 50.0) * (1 - math.exp(-step / 90))
@@ -132,9 +130,7 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "jobs"
     names = []
     for score, values in VALUES.items():
-        members = [
-            fake_run(folder, {"score": score, "seed": seed}, value) for seed, value in enumerate(values)
-        ]
+        members = [fake_run(folder, {"score": score, "seed": seed}, value) for seed, value in enumerate(values)]
         fake_program(folder, f"p-{score}", members, {"none": 9000.0, "dot": 8000.0, "general": 7500.0}[score])
         names += members
     figure = {
@@ -212,15 +208,11 @@ def test_results_csv_has_every_field_that_differs(tmp_path: Path) -> None:
     fake_run(tmp_path, {"optim.learning_rate": 0.001}, 70.0)
     fake_run(tmp_path, {"optim.learning_rate": 0.01, "decoder.size": 32, "bridge": "last"}, 71.0)
     report.build(tmp_path)
-    lines = [
-        line for line in read_csv(tmp_path) if line["split"] == "test" and line["metric"] == "exact_match"
-    ]
+    lines = [line for line in read_csv(tmp_path) if line["split"] == "test" and line["metric"] == "exact_match"]
     assert list(lines[0])[8:] == [
         "encoder", "bridge", "combine", "input_feeding", "decoder.size", "optim.learning_rate",
     ]  # fmt: skip
-    assert {
-        (line["value"], line["bridge"], line["decoder.size"], line["optim.learning_rate"]) for line in lines
-    } == {
+    assert {(line["value"], line["bridge"], line["decoder.size"], line["optim.learning_rate"]) for line in lines} == {
         ("70.0", "dense", "128", "0.001"),
         ("71.0", "last", "32", "0.01"),
     }
@@ -406,9 +398,7 @@ def test_curves_are_mean_and_range_over_seeds(out: Path) -> None:
     report.build(out)
     figure = Page(out / "report.html").figures["s0-dev-exact_match"]
     line = next(trace for trace in figure["data"] if trace.get("name") == "dot")
-    low, high = [
-        trace["y"] for trace in figure["data"] if trace["legendgroup"] == "1" and "name" not in trace
-    ]
+    low, high = [trace["y"] for trace in figure["data"] if trace["legendgroup"] == "1" and "name" not in trace]
     growth = 1 - np.exp(-np.array([100, 200, 300, 400]) / 90)
     np.testing.assert_allclose(line["x"], [100, 200, 300, 400])
     np.testing.assert_allclose(line["y"], np.mean(VALUES["dot"]) * growth)
@@ -446,9 +436,7 @@ def test_quality_by_length_is_scored_as_the_table_is(tmp_path: Path) -> None:
     assert set(Page(tmp_path / "report.html").figures["s0-length"]["data"][0]["y"]) == {100.0}
 
 
-@pytest.mark.parametrize(
-    "lengths", [[3], [5, 5, 5], list(range(1, 100)), [1] * 50 + [2, 3, 9], [1, 2, 3, 4, 100]]
-)
+@pytest.mark.parametrize("lengths", [[3], [5, 5, 5], list(range(1, 100)), [1] * 50 + [2, 3, 9], [1, 2, 3, 4, 100]])
 def test_length_bins_cover_every_length_once(lengths: list[int]) -> None:
     bins = length_bins(lengths)
     assert len(bins) <= 8

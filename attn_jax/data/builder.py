@@ -28,9 +28,7 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("ATTN_JAX_DATA") or Path.home() / ".cache" / "attn_jax" / "data")
 
 
-def prepared(
-    info: Info, key: str, read: Callable[[], Mapping[str, Sequence[Example]]], data_dir: Path
-) -> Dataset:
+def prepared(info: Info, key: str, read: Callable[[], Mapping[str, Sequence[Example]]], data_dir: Path) -> Dataset:
     """The data set of a key: from `data_dir` if it is there and whole, else made by `read` and kept there.
 
     Raises:
@@ -54,9 +52,7 @@ def prepared(
     return kept
 
 
-def _builder(
-    info: Info, key: str, splits: Mapping[str, Sequence[Example]], data_dir: Path, mark: str = ""
-) -> Any:
+def _builder(info: Info, key: str, splits: Mapping[str, Sequence[Example]], data_dir: Path, mark: str = "") -> Any:
     """The TFDS builder of one data set; `splits` is only needed to write it."""
     import tensorflow_datasets as tfds
 
@@ -118,8 +114,7 @@ def _kept(info: Info, key: str, data_dir: Path) -> Dataset | None:
 
 def _examples(builder: Any, split: str) -> tuple[Example, ...]:
     references = (
-        (source, tuple(text.split("\n")))
-        for source, text in columns(builder, split, ("source", "references"))
+        (source, tuple(text.split("\n"))) for source, text in columns(builder, split, ("source", "references"))
     )
     return tuple(Example(source, texts[0], texts) for source, texts in references)
 

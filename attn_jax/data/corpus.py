@@ -48,21 +48,15 @@ def encode(dataset: Dataset, config: Config) -> Corpus:
     data = config.data
     train = dataset.splits["train"]
     options = {"bpe_size": data.bpe_size, "lowercase": data.lowercase}
-    source = TextCodec.train(
-        [e.source for e in train], data.source_unit, min_count=data.source_min_count, **options
-    )
-    target = TextCodec.train(
-        [e.target for e in train], data.target_unit, min_count=data.target_min_count, **options
-    )
+    source = TextCodec.train([e.source for e in train], data.source_unit, min_count=data.source_min_count, **options)
+    target = TextCodec.train([e.target for e in train], data.target_unit, min_count=data.target_min_count, **options)
 
     def pairs(examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
         return [(source.encode(e.source), [*target.encode(e.target), EOS]) for e in examples]
 
     encoded = {name: pairs(examples) for name, examples in dataset.splits.items()}
     longest_source, longest_target = data.max_source_length or np.inf, data.max_target_length or np.inf
-    kept = [
-        (s, t) for s, t in encoded["train"] if 0 < len(s) <= longest_source and len(t) - 1 <= longest_target
-    ]
+    kept = [(s, t) for s, t in encoded["train"] if 0 < len(s) <= longest_source and len(t) - 1 <= longest_target]
     if not kept:
         raise UserError(
             f"{dataset.info.name}: no training pair is left with data.max_source_length={data.max_source_length} "
@@ -81,62 +75,61 @@ def pad(sequences: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 
 def buckets(pairs: Pairs, *, smallest: int = 1, padding: float = 0.10, most: int = 8) -> list[Bucket]:
-    """Splits examples, ordered by length, into the fewest buckets whose padding is at most the given share of their positions.
+    """Splits examples by length into the fewest buckets whose padding is at most the given share of their positions.
 
-    Positions are source and target symbols; each bucket is as wide as its longest source and its longest target. smallest:
-    examples that a bucket must have. most: number of buckets at which padding is accepted as it is.
+    Positions are source and target symbols; each bucket is as wide as its longest source and its longest target. Starting from
+    one bucket, the cut at a source or target length that saves most positions is made, again and again.
+
+    smallest: examples that a bucket must have, unless there are fewer. most: number of buckets at which padding is accepted.
     """
     lengths = np.array([(len(s), len(t)) for s, t in pairs], np.int64).reshape(-1, 2)
-    order = np.lexsort((lengths[:, 0], lengths[:, 1], lengths.sum(axis=1)))
-    cuts = _cuts(lengths[order], smallest)
-    real = lengths.sum()
-    for count in range(1, most + 1):
-        cost, bounds = _partition(lengths[order], cuts, count)
-        if 1 - real / max(cost, 1) <= padding:
+    parts = [np.arange(len(pairs))]
+    cuts = [_best_cut(lengths, smallest)]
+    while len(parts) < most and 1 - lengths.sum() / _positions(lengths, parts) > padding:
+        widest = int(np.argmax([cut.saved for cut in cuts]))
+        cut, part = cuts[widest], parts[widest]
+        if cut.saved == 0:
             break
-    found = []
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        index = np.sort(order[start:end])
-        width_s, width_t = np.maximum(lengths[index].max(axis=0), 1)
-        source, target = (
-            pad([pairs[i][0] for i in index], width_s),
-            pad([pairs[i][1] for i in index], width_t),
-        )
-        found.append(Bucket(source, target, index))
-    return found
+        short = lengths[part, cut.axis] <= cut.length
+        parts[widest : widest + 1] = halves = [part[short], part[~short]]
+        cuts[widest : widest + 1] = [_best_cut(lengths[half], smallest) for half in halves]
+    return [_bucket(pairs, part, lengths) for part in parts]
 
 
-def _cuts(lengths: np.ndarray, smallest: int) -> np.ndarray:
-    """Positions between which a bucket may lie: at most 64 of equal numbers of examples, so that each has `smallest`."""
-    n = len(lengths)
-    pieces = max(1, min(64, n // max(smallest, 1)))
-    return np.unique(np.linspace(0, n, pieces + 1).astype(np.int64))
+class _Cut(NamedTuple):
+    """Examples with at most `length` symbols on side `axis` (0 source, 1 target) apart from the longer ones."""
+
+    saved: int
+    axis: int
+    length: int
 
 
-def _partition(lengths: np.ndarray, cuts: np.ndarray, count: int) -> tuple[int, list[int]]:
-    """The cheapest partition into at most `count` buckets by dynamic programming: its padded positions and its bounds."""
-    pieces = len(cuts) - 1
-    widest = [lengths[a:b].max(axis=0) for a, b in zip(cuts, cuts[1:], strict=False)]
-    cost = np.full((pieces, pieces + 1), np.inf)
-    for a in range(pieces):
-        width = np.zeros(2, np.int64)
-        for b in range(a, pieces):
-            width = np.maximum(width, widest[b])
-            cost[a, b + 1] = (cuts[b + 1] - cuts[a]) * width.sum()
-    best = np.full((count + 1, pieces + 1), np.inf)
-    back = np.zeros((count + 1, pieces + 1), np.int64)
-    best[0, 0] = 0
-    for k in range(1, count + 1):
-        for b in range(1, pieces + 1):
-            totals = best[k - 1, :b] + cost[:b, b]
-            back[k, b] = int(np.argmin(totals))
-            best[k, b] = totals[back[k, b]]
-    k = int(np.argmin(best[:, pieces]))
-    bounds, b = [pieces], pieces
-    for level in range(k, 0, -1):
-        b = int(back[level, b])
-        bounds.append(b)
-    return int(best[k, pieces]), [int(cuts[i]) for i in reversed(bounds)]
+def _best_cut(lengths: np.ndarray, smallest: int) -> _Cut:
+    """The cut that saves most positions, in one pass over the sorted lengths of each side; `saved` is 0 if there is none."""
+    n, best = len(lengths), _Cut(0, 0, 0)
+    whole = n * int(lengths.max(axis=0).sum())
+    for axis in (0, 1):
+        ordered = lengths[np.argsort(lengths[:, axis], kind="stable")]
+        below = np.maximum.accumulate(ordered, axis=0).sum(axis=1)
+        above = np.maximum.accumulate(ordered[::-1], axis=0)[::-1].sum(axis=1)
+        sizes = np.arange(1, n)
+        saved = whole - sizes * below[:-1] - (n - sizes) * above[1:]
+        possible = (ordered[1:, axis] > ordered[:-1, axis]) & (sizes >= smallest) & (n - sizes >= smallest)
+        if possible.any():
+            at = int(np.argmax(np.where(possible, saved, -1)))
+            if saved[at] > best.saved:
+                best = _Cut(int(saved[at]), axis, int(ordered[at, axis]))
+    return best
+
+
+def _positions(lengths: np.ndarray, parts: Sequence[np.ndarray]) -> int:
+    return sum(len(part) * int(lengths[part].max(axis=0).sum()) for part in parts)
+
+
+def _bucket(pairs: Pairs, index: np.ndarray, lengths: np.ndarray) -> Bucket:
+    width_s, width_t = np.maximum(lengths[index].max(axis=0), 1)
+    source, target = (pad([pairs[i][side] for i in index], width) for side, width in ((0, width_s), (1, width_t)))
+    return Bucket(source, target, index)
 
 
 def padding_share(found: Sequence[Bucket]) -> float:

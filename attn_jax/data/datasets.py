@@ -72,9 +72,7 @@ def grouped(pairs: Iterable[Example]) -> tuple[Example, ...]:
     references: dict[str, dict[str, None]] = {}
     for example in pairs:
         references.setdefault(example.source, {}).update(dict.fromkeys(example.references))
-    return tuple(
-        Example(source, next(iter(targets)), tuple(targets)) for source, targets in references.items()
-    )
+    return tuple(Example(source, next(iter(targets)), tuple(targets)) for source, targets in references.items())
 
 
 def fingerprint(splits: Mapping[str, Sequence[Example]]) -> str:
@@ -96,9 +94,7 @@ def validate(name: str, splits: Mapping[str, Sequence[Example]]) -> None:
         for number, example in enumerate(examples, 1):
             if not example.source or not all(example.references):
                 side = "target" if example.source else "source"
-                raise UserError(
-                    f"{name}: example {number} of split {split} has an empty {side}; remove the pair"
-                )
+                raise UserError(f"{name}: example {number} of split {split} has an empty {side}; remove the pair")
 
 
 def overlap_note(splits: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:

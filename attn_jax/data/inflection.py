@@ -81,10 +81,7 @@ def recipe(name: str, files: Files) -> Recipe:
     form = "lemma<TAB>feature=value,...<TAB>form" if year == "2016" else "lemma<TAB>form<TAB>TAG;TAG;..."
 
     def read() -> dict[str, Sequence[Example]]:
-        return {
-            split: [row(*r) for r in reading.columns(data, path, 3, form)]
-            for split, (data, path) in found.items()
-        }
+        return {split: [row(*r) for r in reading.columns(data, path, 3, form)] for split, (data, path) in found.items()}
 
     info = Info(
         name=name,

@@ -110,9 +110,7 @@ def _family(name: str) -> Family:
     reason = "" if head in FAMILIES else ted_hrlr.refusal(name)
     if reason:
         raise UserError(reason)
-    every = [full for module in dict.fromkeys(FAMILIES.values()) for full in module.names()] + [
-        "parallel_text"
-    ]
+    every = [full for module in dict.fromkeys(FAMILIES.values()) for full in module.names()] + ["parallel_text"]
     near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise UserError(f"unknown data set '{name}': {hint}(allowed: {', '.join(names())})")
@@ -121,8 +119,7 @@ def _family(name: str) -> Family:
 def _key(name: str, used: Mapping[str, str], module: Any) -> str:
     """A hash of what a data set is made from: its name, its files' content, and the code that reads them."""
     code = [
-        hashlib.sha256(inspect.getsource(part).encode()).hexdigest()
-        for part in (module, reading, datasets, builder)
+        hashlib.sha256(inspect.getsource(part).encode()).hexdigest() for part in (module, reading, datasets, builder)
     ]
     return digest([name, dict(used), code])
 

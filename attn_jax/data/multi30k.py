@@ -58,8 +58,7 @@ def recipe(name: str, files: Files) -> Recipe:
         raise UserError(f"{name}: source and target are one language; give two of {', '.join(LANGUAGES)}")
     have = sources.pinned("multi30k")
     paths = {
-        split: [FORMS[form].format(stem, language) for language in (source, target)]
-        for split, stem in SPLITS.items()
+        split: [FORMS[form].format(stem, language) for language in (source, target)] for split, stem in SPLITS.items()
     }
     found = {
         split: [(files.read("multi30k", path), files.label("multi30k", path)) for path in both]
@@ -77,9 +76,6 @@ def recipe(name: str, files: Files) -> Recipe:
         metric="bleu",
         url="https://github.com/multi30k/dataset",
         recommended=RECOMMENDED | UNITS[form],
-        notes=(
-            "test: test_2016_flickr"
-            + (", lower-cased, tokenised" if form == "multi30k" else ", untokenised"),
-        ),
+        notes=("test: test_2016_flickr" + (", lower-cased, tokenised" if form == "multi30k" else ", untokenised"),),
     )
     return Recipe(info, read)

@@ -45,13 +45,8 @@ def recipe(files: Mapping[str, str | Sequence[str]] | None) -> tuple[Recipe, dic
         if not split.isidentifier() or not split.isascii():
             raise UserError(f"parallel_text: split name '{split}': use letters, digits and underscores")
         if len(given) not in (1, 2) or not all(given):
-            raise UserError(
-                f"parallel_text: split {split} has {len(given)} files; give source and target, or one TSV"
-            )
-    contents = {
-        split: [(read_file(Path(path).expanduser()), path) for path in given]
-        for split, given in paths.items()
-    }
+            raise UserError(f"parallel_text: split {split} has {len(given)} files; give source and target, or one TSV")
+    contents = {split: [(read_file(Path(path).expanduser()), path) for path in given] for split, given in paths.items()}
 
     def read() -> dict[str, Sequence[Example]]:
         return {split: _pairs(content) for split, content in contents.items()}

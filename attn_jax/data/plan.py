@@ -56,9 +56,7 @@ class Plan:
         for step, bucket in zip(range(start, start + count), ids, strict=True):
             size = int(self.sizes[bucket])
             if self.replacement:
-                rows.append(
-                    np.random.default_rng([_unsigned(seed), step]).integers(size, size=self.batch_size)
-                )
+                rows.append(np.random.default_rng([_unsigned(seed), step]).integers(size, size=self.batch_size))
                 continue
             epoch, place = self._locate(step)
             number = int(self._before(epoch)[bucket] + (self._epoch(epoch)[:place] == bucket).sum())

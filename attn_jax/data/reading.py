@@ -17,9 +17,7 @@ def lines(data: bytes, path: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start]
-        raise UserError(
-            f"{path}:{line}: not valid UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8"
-        ) from None
+        raise UserError(f"{path}:{line}: not valid UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8") from None
     rows = text.removeprefix("\ufeff").split("\n")
     if rows[-1] == "":
         rows.pop()

@@ -159,9 +159,7 @@ def recipe(name: str, files: Files) -> Recipe:
 
     notes = []
     if split == "simple":
-        which = (
-            "published partition from manual_dir" if published else "seeded partition, not the published one"
-        )
+        which = "published partition from manual_dir" if published else "seeded partition, not the published one"
         notes.append(f"simple: {which}")
     which = "valid.random of Bastings et al. (2018)" if bastings else "seeded tenth of train"
     notes.append(f"dev: {which}, left out of train")
@@ -191,9 +189,7 @@ def _partition(marks: Sequence[bool]) -> tuple[list[Example], list[Example]]:
 
 def _tenth(train: list[Example], primitive: str | None) -> tuple[list[Example], list[Example]]:
     """Train and its seeded tenth. A repeated primitive stays in train whole."""
-    marks = [
-        mark and example.source != primitive for example, mark in zip(train, seeded(train, 10), strict=True)
-    ]
+    marks = [mark and example.source != primitive for example, mark in zip(train, seeded(train, 10), strict=True)]
     kept = [example for example, mark in zip(train, marks, strict=True) if not mark]
     return kept, [example for example, mark in zip(train, marks, strict=True) if mark]
 

@@ -80,8 +80,7 @@ def recipe(name: str, files: Files) -> Recipe:
     def read() -> dict[str, Sequence[Example]]:
         form = "question<TAB>logical form"
         return {
-            split: [pair(*row) for row in reading.columns(data, path, 2, form)]
-            for split, (data, path) in found.items()
+            split: [pair(*row) for row in reading.columns(data, path, 2, form)] for split, (data, path) in found.items()
         }
 
     info = Info(

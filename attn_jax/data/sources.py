@@ -46,9 +46,7 @@ class Files:
 
     def __init__(self, manual_dir: str | None, downloads: Path):
         if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
-            raise UserError(
-                f"--manual_dir={manual_dir}: no such directory; name the parent of the data sets' folders"
-            )
+            raise UserError(f"--manual_dir={manual_dir}: no such directory; name the parent of the data sets' folders")
         self.manual_dir = Path(manual_dir).expanduser() if manual_dir is not None else None
         self.downloads = downloads
         self.used: dict[str, str] = {}
@@ -77,9 +75,7 @@ class Files:
             return None
         plain = self.manual_dir / folder / name
         try:
-            return next(
-                (path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None
-            )
+            return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
         except OSError as error:
             raise UserError(f"{plain}: cannot be read ({error.strerror})") from None
 
@@ -90,11 +86,7 @@ class Files:
             content = kept.read_bytes()
             if hashlib.sha256(content).hexdigest() == pin["sha256"]:
                 return content
-        where = (
-            f"{self.manual_dir / folder / name} is not there"
-            if self.manual_dir
-            else "no --manual_dir was given"
-        )
+        where = f"{self.manual_dir / folder / name} is not there" if self.manual_dir else "no --manual_dir was given"
         origin = pins()[folder]
         url = f"https://raw.githubusercontent.com/{origin['repository']}/{origin['commit']}/{pin['path']}"
         hint = f"put it at {folder}/{name} (plain or .gz) below a directory and give --manual_dir=DIRECTORY"
@@ -112,9 +104,7 @@ class Files:
             raise UserError(f"{where}, and {url} could not be downloaded ({reason}): {hint}") from None
         digest = hashlib.sha256(content).hexdigest()
         if digest != pin["sha256"]:
-            raise UserError(
-                f"{url}: SHA-256 {digest}, expected {pin['sha256']}: the download was dropped; {hint}"
-            )
+            raise UserError(f"{url}: SHA-256 {digest}, expected {pin['sha256']}: the download was dropped; {hint}")
         write_atomically(kept, content)
         return content
 

@@ -79,10 +79,7 @@ def recipe(name: str, files: Files) -> Recipe:
             "test_long": (few, *longer),
             "train": (values["examples"], *lengths),
         }
-        drawn = {
-            split: [sequences.draw(low, high) for _ in range(count)]
-            for split, (count, low, high) in plan.items()
-        }
+        drawn = {split: [sequences.draw(low, high) for _ in range(count)] for split, (count, low, high) in plan.items()}
         return {
             split: [pair(" ".join(symbols), " ".join(TASKS[task](symbols))) for symbols in drawn[split]]
             for split in ("train", "dev", "test", "test_long")

@@ -116,9 +116,7 @@ def _archive(files: Files) -> Path:
     """The verified archive: under manual_dir, downloaded before, or downloaded now."""
     kept = files.downloads / FOLDER / ARCHIVE
     places = (
-        [kept]
-        if files.manual_dir is None
-        else [files.manual_dir / FOLDER / ARCHIVE, files.manual_dir / ARCHIVE, kept]
+        [kept] if files.manual_dir is None else [files.manual_dir / FOLDER / ARCHIVE, files.manual_dir / ARCHIVE, kept]
     )
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -127,17 +125,13 @@ def _archive(files: Files) -> Path:
             content = sources.download(URL)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise UserError(
-                f"{places[0]} is not there, and {URL} could not be downloaded ({reason}): {hint}"
-            ) from None
+            raise UserError(f"{places[0]} is not there, and {URL} could not be downloaded ({reason}): {hint}") from None
         sources.write_atomically(kept, content)
         path = kept
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != SHA256:
-        raise UserError(
-            f"{path}: SHA-256 {digest}, expected {SHA256}; remove the file or replace it by {URL}"
-        )
+        raise UserError(f"{path}: SHA-256 {digest}, expected {SHA256}; remove the file or replace it by {URL}")
     return path
 
 
@@ -150,9 +144,7 @@ def _read(config: str, archive: Path, work: Path) -> dict[str, Sequence[Example]
         extracted = work / "extracted" / f"TAR_GZ.{ARCHIVE}"
         with tarfile.open(archive, "r:gz") as tar:
             wanted = f"datasets/{source}_to_{target}/"
-            members = [
-                m for m in tar.getmembers() if os.path.normpath(m.name).startswith(wanted) and m.isfile()
-            ]
+            members = [m for m in tar.getmembers() if os.path.normpath(m.name).startswith(wanted) and m.isfile()]
             tar.extractall(extracted, members, filter="data")
         ted.download_and_prepare(
             download_config=tfds.download.DownloadConfig(

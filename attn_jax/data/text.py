@@ -188,9 +188,7 @@ class TextCodec:
     Unknown symbols are numbered `UNK`; beginning and end of sentence are the caller's to add.
     """
 
-    def __init__(
-        self, unit: str, vocabulary: Vocabulary, *, lowercase: bool = False, model: bytes | None = None
-    ):
+    def __init__(self, unit: str, vocabulary: Vocabulary, *, lowercase: bool = False, model: bytes | None = None):
         self.unit = unit
         self.vocabulary = vocabulary
         self.lowercase = lowercase

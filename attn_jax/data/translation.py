@@ -18,8 +18,7 @@ PATTERNS: tuple[str, ...] = (
 DEV_PERCENT, TEST_PERCENT = 5, 5
 
 TATOEBA_CITATION = (
-    "Tatoeba (tatoeba.org), tab-delimited bilingual sentence pairs selected by Charles Kelly "
-    "(www.manythings.org/anki)."
+    "Tatoeba (tatoeba.org), tab-delimited bilingual sentence pairs selected by Charles Kelly (www.manythings.org/anki)."
 )
 ENJA_CITATION = (
     "Tanaka, Y. (2001). Compilation of a multilingual parallel corpus. PACLING. Extract and tokenisation: "
@@ -57,9 +56,7 @@ def names() -> list[str]:
 def recipe(name: str, files: Files) -> Recipe:
     """The recipe of tatoeba/<src>_<tgt> or small_parallel_enja/{en_ja,ja_en}. Raises UserError."""
     head, _, direction = name.partition("/")
-    return (
-        _enja(name, direction, files) if head == "small_parallel_enja" else _tatoeba(name, direction, files)
-    )
+    return _enja(name, direction, files) if head == "small_parallel_enja" else _tatoeba(name, direction, files)
 
 
 def split_of(english: str) -> str:
@@ -109,13 +106,9 @@ def _enja(name: str, direction: str, files: Files) -> Recipe:
     if direction not in ("en_ja", "ja_en"):
         raise unknown("direction of small_parallel_enja", direction, ("en_ja", "ja_en"))
     folder = "small_parallel_enja"
-    paths = {
-        split: [f"{split}.{language}" for language in direction.split("_")]
-        for split in ("train", "dev", "test")
-    }
+    paths = {split: [f"{split}.{language}" for language in direction.split("_")] for split in ("train", "dev", "test")}
     found = {
-        split: [(files.read(folder, path), files.label(folder, path)) for path in both]
-        for split, both in paths.items()
+        split: [(files.read(folder, path), files.label(folder, path)) for path in both] for split, both in paths.items()
     }
 
     def read() -> dict[str, Sequence[Example]]:
