@@ -23,9 +23,14 @@ COMPANIONS = {"bleu": ("bleu", "chrf"), "wer": ("wer", "per"), "exact_match": ("
 """The metrics of output text that go with a data set's own."""
 
 
-def output_metrics(metric: str) -> tuple[str, ...]:
-    """The metrics of output text that are computed for a data set whose metric is the given one."""
-    return COMPANIONS.get(metric, ("exact_match",))
+LOSS_METRICS = ("loss", "perplexity", "token_accuracy")
+"""The metrics of teacher forcing."""
+
+
+def output_metrics(corpus: Corpus, selected_by: str = "") -> tuple[str, ...]:
+    """The metrics of output text that are computed: those that go with the data set's own, and what runs are selected by."""
+    names = COMPANIONS.get(corpus.dataset.info.metric, ("exact_match",))
+    return names if selected_by in ("", *LOSS_METRICS, *names) else (*names, selected_by)
 
 
 def max_length(config: Config, corpus: Corpus) -> int:
@@ -100,9 +105,11 @@ class Evaluator:
         if outputs is None:
             return Evaluated(values, [])
         predictions = [self.corpus.target.decode(ids) for ids in outputs]
-        info = self.corpus.dataset.info
         values |= metrics.score(
-            output_metrics(info.metric), predictions, references(self.corpus, self.split), **scoring(self.corpus)
+            output_metrics(self.corpus, self.model.config.train.metric),
+            predictions,
+            references(self.corpus, self.split),
+            **scoring(self.corpus),
         )
         return Evaluated(values, predictions)
 

@@ -95,7 +95,7 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "others": list(dict.fromkeys(title for row in rows for title in row["others"])),
         "pairs": _pairs(section),
         "tested": sum(test.p is not None for test in section.tests.values()) // 2,
-        "sources": [row for row in rows if row["source"]],
+        "sources": [row for row in rows if row["sources"]],
         "figures": _figures(study, section, add),
         "attention": _attention(section, add),
         "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],

@@ -1,7 +1,6 @@
 """The main table of a study, best variant first: cells for the page, and a table for the console."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attn_jax import config as configs
@@ -74,9 +73,10 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
             row["difference"] = _cell(f"{test.difference:+.2f}{bounds}", test.difference)
             row["short"] = _cell(f"{test.difference:+.2f}", test.difference)
             row["p"] = _cell("" if test.p is None else show_p(test.p), test.p)
-        figure = published(study, section, variant)
-        row["published"] = _cell(f"{figure['value']:.2f}", figure["value"]) if figure else _cell()
-        row["source"] = figure["source"] if figure else ""
+        figures = published(study, section, variant)
+        text = " / ".join(f"{figure['value']:.2f}" for figure in figures)
+        row["published"] = _cell(text, figures[0]["value"]) if figures else _cell()
+        row["sources"] = figures
         row["others"] = {f"{m} ({s})": _mean(variant, s, m) for s, m in _others(section)}
         parameters = sorted({int(run.result["parameters"]) for run in variant.done if run.result})
         row["parameters"] = _cell(f"{parameters[0]:,}", parameters[0]) if parameters else _cell()
@@ -114,11 +114,12 @@ def tokens_per_second(study: Study, variant: Variant) -> float | None:
     return mean if math.isfinite(mean) and mean > 0 else None
 
 
-def published(study: Study, section: Section, variant: Variant) -> Mapping[str, Any] | None:
-    """Value and source of the first published figure for the variant and the section's metric."""
+def published(study: Study, section: Section, variant: Variant) -> list[dict[str, Any]]:
+    """Value and source of every published figure for the variant and the section's metric, in the order given."""
+    found = []
     for figure in study.references:
         wanted = {configs.resolve(path): value for path, value in figure["variant"].items()}
         here = figure.get("dataset", section.dataset) == section.dataset and figure["metric"] == section.metric
         if here and all(variant.config.get(path) == value for path, value in wanted.items()):
-            return {"value": float(figure["value"]), "source": str(figure.get("source", ""))}
-    return None
+            found.append({"value": float(figure["value"]), "source": str(figure.get("source", ""))})
+    return found

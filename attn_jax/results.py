@@ -166,9 +166,16 @@ def device() -> str:
     import jax
 
     devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return f"{os.cpu_count()} CPU cores ({_processor()})"
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """A run's `config.json`."""
-    return configs.to_dict(config)
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+

@@ -10,6 +10,7 @@ from attn_jax import data, program, report, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
 from attn_jax.errors import UserError
+from attn_jax.metrics import higher_is_better
 from attn_jax.progress import Console
 from attn_jax.results import Output
 from attn_jax.seq2seq import with_hidden_size
@@ -78,6 +79,9 @@ def run(
         print(
             f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
         )
+    for variant in distinct:
+        if variant.train.metric:
+            higher_is_better(variant.train.metric)  # Raises on an unknown name, before anything is trained.
     output = Output(out)
     runs: dict[str, Config] = {}
     for variant in distinct:

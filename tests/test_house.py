@@ -15,11 +15,11 @@ PACKAGE = ROOT / "attn_jax"
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
     errors registry shapes config
-    products layers scores normalizers windows attention combines cells recurrence
-    encoders bridges decoder transformer seq2seq
-    data losses metrics decoding alignment
-    optimizers training evaluation checkpoint results devices
-    sweep launch stats plots report_data report_table report_page report study cli_parsers cli_help cli
+    products layers scores normalizers attention cells recurrence
+    encoders bridges combines decoder seq2seq
+    data losses metrics decoding
+    optimizers training evaluation checkpoint results selection outcome program
+    reuse sweep stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
     __init__
 """
 ORDER = ROOMS.split()
