@@ -1,4 +1,4 @@
-"""Bridges: the memory to the decoder's first carry, for each decoder layer and each part of the carry (h, c) by itself."""
+"""Bridges: the memory to the decoder's first carry, for each decoder layer and each part of the carry (h, c)."""
 
 from typing import ClassVar
 

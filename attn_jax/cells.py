@@ -1,7 +1,8 @@
 """Recurrent cells: one step. A cell maps a carry (h,) or (h, c) and its projected inputs to the next carry.
 
-Inputs are projected apart from the step (`project`), because what does not depend on the state need not wait for it: the
-caller projects all steps at once, and adds within the loop only what is fed back. All gates lie side by side on the last axis.
+Inputs are projected apart from the step (`project`), because what does not depend on the state need not wait for it:
+the caller projects all steps at once, and adds within the loop only what is fed back. All gates lie side by side on the
+last axis.
 """
 
 import functools
@@ -80,9 +81,9 @@ class RNN(Cell):
 
 @CELLS.register
 class LSTM(Cell):
-    """i, f, o = sigmoid(W x + U h + b), g = tanh(...); c' = f c + i g; h' = o tanh(c') (Gers et al. 2000). Gate order i, f, g, o.
+    """i, f, o = sigmoid(W x + U h + b), g = tanh(...); c' = f c + i g; h' = o tanh(c') (Gers et al. 2000).
 
-    `cell.forget_bias` is added to f before its sigmoid.
+    Gate order i, f, g, o. `cell.forget_bias` is added to f before its sigmoid.
     """
 
     name = "lstm"
@@ -107,7 +108,10 @@ class LSTM(Cell):
 
 @CELLS.register
 class GRU(Cell):
-    """r, z = sigmoid(W x + U h + b); n = tanh(W x + b + r (U h + b_n)); h' = (1 - z) n + z h: reset after the product (cuDNN)."""
+    """r, z = sigmoid(W x + U h + b); n = tanh(W x + b + r (U h + b_n)); h' = (1 - z) n + z h.
+
+    The reset gate acts after the recurrent product, as in cuDNN and PyTorch. Gate order r, z, n.
+    """
 
     name = "gru"
     gates = 3

@@ -18,7 +18,7 @@ def _orbax() -> Any:
 
 def save_parameters(path: Path, params: Params) -> None:
     """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all."""
-    _orbax().save_pytree(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+    _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
 
 
 def load_parameters(path: Path) -> Params:
@@ -26,6 +26,6 @@ def load_parameters(path: Path) -> Params:
     if not path.is_dir():
         raise UserError(f"{path}: no saved parameters there")
     try:
-        return _orbax().load_pytree(path.absolute())
+        return _orbax().load(path.absolute())
     except Exception as error:
         raise UserError(f"{path}: the saved parameters are damaged ({type(error).__name__}: {error})"[:300]) from error

@@ -61,8 +61,8 @@ class Add(Combine):
     ):
         if context_size != size:
             raise UserError(
-                f"combine 'add' needs equal widths, but the context has {context_size} (encoder.size, twice for bi) and "
-                f"the decoder {size} (decoder.size)"
+                f"combine 'add' needs equal widths, but the context has {context_size} (encoder.size, twice for bi) "
+                f"and the decoder {size} (decoder.size)"
             )
 
     def __call__(self, context: Array, state: Array) -> Array:

@@ -1,4 +1,6 @@
-"""The decoder: one step, and all steps under teacher forcing. Placement `after` (Luong et al. 2015):
+"""The decoder: one step, and all steps under teacher forcing.
+
+Placement `after` (Luong et al. 2015):
 
     h_t = cells([e(y_{t-1}); f_{t-1}]),  c_t = Attend(h_t),  a_t = combine(c_t, h_t),  logits_t = W a_t + b,
 
@@ -72,21 +74,20 @@ class Step(nnx.Module):
         """One step from the projected symbol. Returns the state, a_t and the weights."""
         if self.feeds:
             projected = projected + self.cells[0].project(state.feed, 1)
-        carries, h = [], None
+        carries: list[Carry] = []
         for n, cell in enumerate(self.cells):
             if n > 0:
-                h = h if layer_masks[n] is None else h * layer_masks[n]
-                projected = cell.project(h)
+                h, mask = carries[-1][0], layer_masks[n]
+                projected = cell.project(h if mask is None else h * mask)
             carries.append(cell.step(state.carries[n], projected, recurrent_masks[n]))
-            h = carries[-1][0]
-        a, weights = self.attend(h, source)
+        a, weights = self.attend(carries[-1][0], source)
         return State(tuple(carries), a if self.feeds else state.feed), a, weights
 
     def attend(
         self, h: Float[Array, "B *T H"], source: Source
     ) -> tuple[Float[Array, "B *T H"], Float[Array, "B *T S"]]:
         """Attentional vectors and weights for the states of one step or of all."""
-        if self.attention is None:
+        if self.attention is None or self.combine is None or source.prepared is None:
             return h, jnp.zeros((*h.shape[:-1], 0), h.dtype)
         context, weights = self.attention(h, source.prepared, source.extra)
         return self.combine(context, h), weights
@@ -111,7 +112,7 @@ class Decoder(nnx.Module):
         return State(self.bridge(memory), feed), Source(prepared, extra)
 
     def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Array, Array]:
-        """One step after `tokens`. Returns the state, the logits [B, V] and the weights [B, S] (S = 0 without attention)."""
+        """One step after `tokens`. Returns the state, logits [B, V] and weights [B, S] (S = 0 without attention)."""
         off = (None,) * len(self.core.cells)
         projected = self.core.cells[0].project(self.embedding(tokens))
         state, a, weights = self.core(state, projected, source, off, off)
@@ -120,7 +121,7 @@ class Decoder(nnx.Module):
     def teacher_forced(
         self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None
     ) -> tuple[Float[Array, "B T H"], Float[Array, "B T S"]]:
-        """The vectors before the output projection, and the weights, for all steps; `inputs` are the previous symbols."""
+        """Vectors before the output projection, and weights, for all steps; `inputs` are the previous symbols."""
         state, source = self.start(memory)
         batch, steps = inputs.shape
         # Time comes first from here on, until the steps are stacked: see `recur`.
@@ -143,7 +144,7 @@ class Decoder(nnx.Module):
     def _without_feeding(
         self, projected: Array, state: State, source: Source, layer_masks: tuple, recurrent_masks: tuple
     ) -> tuple[Array, Array]:
-        # Nothing flows back from attention, so each layer runs over all steps before the next, and attention is done once.
+        # Nothing flows back from attention, so each layer runs over all steps before the next, then attention once.
         h = projected
         for n, cell in enumerate(self.core.cells):
             if n > 0:

@@ -11,7 +11,10 @@ from attn_jax.shapes import Array, Bool, Float, Int
 
 
 class Decoded(NamedTuple):
-    """Output symbols, end-of-sentence included where it was reached, padded; their attention weights (S = 0 without attention)."""
+    """Output symbols, end-of-sentence included where it was reached, padded, and their attention weights.
+
+    Without attention S is 0.
+    """
 
     tokens: Int[Array, "B L"]
     weights: Float[Array, "B L S"]

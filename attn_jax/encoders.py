@@ -1,4 +1,7 @@
-"""Encoders: a source to a `Memory`. `encoder.size` is per direction; every layer reads the outputs of all directions below."""
+"""Encoders: a source to a `Memory`.
+
+`encoder.size` is per direction; every layer reads the outputs of all directions below.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -46,7 +49,7 @@ class Encoder(nnx.Module):
             outputs, last = [], []
             for reverse, cell in zip(self.directions, layer, strict=True):
                 place = f"encoder/{number}/{reverse}"
-                keep = noise and noise.mask("recurrent", place, (batch, self.size), x.dtype)
+                keep = None if noise is None else noise.mask("recurrent", place, (batch, self.size), x.dtype)
                 states, carry = recur(
                     cell, cell.project(x), cell.zeros(batch, x.dtype), mask_BT=mask, dropout_BH=keep, reverse=reverse
                 )

@@ -1,4 +1,4 @@
-"""Evaluation of many runs of one structure on one split: teacher-forced loss, greedy output, and the metrics of both."""
+"""Evaluation of runs of equal structure on one split: teacher-forced loss, greedy output, and the metrics of both."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from attn_jax.training import batch_loss
 
 BATCH = 128
 
-COMPANIONS = {"bleu": ("bleu", "chrf"), "wer": ("wer", "per"), "exact_match": ("exact_match",)}
-"""The metrics of output text that go with a data set's own."""
-
+COMPANIONS = (("bleu", "chrf"), ("wer", "per"), ("exact_match",))
+"""Metrics of output text that are computed together."""
 
 LOSS_METRICS = ("loss", "perplexity", "token_accuracy")
 """The metrics of teacher forcing."""
 
 
 def output_metrics(corpus: Corpus, selected_by: str = "") -> tuple[str, ...]:
-    """The metrics of output text that are computed: those that go with the data set's own, and what runs are selected by."""
-    names = COMPANIONS.get(corpus.dataset.info.metric, ("exact_match",))
+    """The metrics of output text to compute: those that go with the data set's own, and what runs are selected by."""
+    own = corpus.dataset.info.metric
+    names = next((names for names in COMPANIONS if own in names), ("exact_match",))
     return names if selected_by in ("", *LOSS_METRICS, *names) else (*names, selected_by)
 
 
@@ -81,7 +81,7 @@ class Evaluator:
         return jax.lax.map(lambda batch: runs(params, *batch), (sources, targets))
 
     def __call__(self, params: Params, *, decode: bool = True) -> list[Evaluated]:
-        """The results of every run of `params`, whose leaves have a leading R axis. decode: False for the loss alone."""
+        """The results of every run of `params`, whose leaves have a leading R axis; without `decode` the loss alone."""
         runs = next(iter(params.values())).shape[0]
         sums, tokens = np.zeros((runs, 3)), 0.0
         outputs: list[list[list[int]]] = [[[] for _ in self.examples] for _ in range(runs)]
@@ -137,7 +137,7 @@ def trim(ids: Sequence[int] | np.ndarray) -> list[int]:
 
 
 def attention_maps(model: Model, params: Params, corpus: Corpus, split: str, chosen: Sequence[int], limit: int) -> list:
-    """Greedy outputs of some examples with their weights, for each run: [{source, target, weights}] of tokens and rows."""
+    """Greedy outputs of some examples with their weights, for each run [{source, target, weights}]: tokens and rows."""
     sources = [corpus.encoded[split][i][0] for i in chosen]
     source = jnp.asarray(pad(sources, max(map(len, sources))))
     decode = jax.jit(jax.vmap(lambda p: greedy(model.bind(p), source, source != PAD, limit)))

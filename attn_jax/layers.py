@@ -1,4 +1,7 @@
-"""Dense and embedding layers, initialisers, and dropout by site. Modules hold parameters only; random keys are arguments."""
+"""Dense and embedding layers, initialisers, and dropout by site.
+
+Modules hold parameters only; random keys are arguments.
+"""
 
 import math
 import zlib
@@ -43,7 +46,7 @@ class Initializer:
     def recurrent(self, size: int, gates: int) -> nnx.Param:
         """A state-to-gates matrix [size, gates * size]: one orthogonal block a gate under `glorot`."""
 
-        def orthogonal(key: Key, shape: tuple[int, int], dtype: Any) -> Array:
+        def orthogonal(key: Key[Array, ""], shape: tuple[int, int], dtype: Any) -> Array:
             block = nnx.initializers.orthogonal()
             return jnp.concatenate([block(k, (size, size), dtype) for k in jax.random.split(key, gates)], axis=1)
 
@@ -72,6 +75,7 @@ class Dense(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        """X W + b."""
         y = project(x, self.kernel[...], self.dtype)
         return y if self.bias is None else y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -89,14 +93,15 @@ class Embedding(nnx.Module):
         self.table = init.embedding(count, size)
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
+        """The vector of each symbol."""
         return jnp.take(self.table[...], ids, axis=0)
 
 
 class Noise:
     """The dropout masks of one training step.
 
-    rates: dropout rate by site (`embedding`, `layer`, `recurrent`, `readout`, `word`), numbers or traced scalars; a site that
-        is absent is off.
+    rates: dropout rate by site (`embedding`, `layer`, `recurrent`, `readout`, `word`), numbers or traced scalars; a
+        site that is absent is off.
     """
 
     def __init__(self, key: Key[Array, ""], rates: Mapping[str, Any]):
@@ -105,7 +110,10 @@ class Noise:
     def mask(
         self, site: str, place: str, shape: tuple[int, ...], dtype: Any = jnp.float32
     ) -> Float[Array, "..."] | None:
-        """Zero with the site's rate p, else 1 / (1 - p); None if the site is off. `place` makes masks of one site independent."""
+        """Zero with the site's rate p, else 1 / (1 - p); None if the site is off.
+
+        `place` makes masks of one site independent.
+        """
         if site not in self.rates:
             return None
         key = jax.random.fold_in(self.key, zlib.crc32(f"{site}/{place}".encode()))

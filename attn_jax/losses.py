@@ -33,8 +33,9 @@ def cross_entropy(
 ) -> Totals:
     """Weighted sums over N tokens, of logits = features kernel + bias.
 
-    loss = sum_n w_n sum_v q_nv (-log p_nv), where q puts 1 - smoothing on the target and spreads `smoothing` evenly over the
-    vocabulary without padding. weights: 0 on padding. dtype: operands of the products, see `products.contract`.
+    loss = sum_n w_n sum_v q_nv (-log p_nv), where q puts 1 - smoothing on the target and spreads `smoothing` evenly
+    over the vocabulary without padding. weights: 0 on padding. dtype: operands of the products, see
+    `products.contract`.
     Gradients flow from `loss` to features, kernel and bias.
     """
     return _cross_entropy(dtype, features, kernel, bias, targets, weights, jnp.asarray(smoothing, features.dtype))
@@ -89,8 +90,8 @@ def _cross_entropy(
 def _forward(
     dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
 ) -> tuple[Totals, Any]:
-    # The loss is one number, so its gradient is known up to a factor as soon as the logits are: it is taken here, chunk by
-    # chunk, and no logits are kept or made twice.
+    # The loss is one number, so its gradient is known up to a factor as soon as the logits are: it is taken here, chunk
+    # by chunk, and no logits are kept or made twice.
     def gradients(x: Array, d_logits: Array) -> tuple[Array, Array, Array]:
         d_x = contract("nv,fv->nf", d_logits, kernel, dtype)
         return d_x, contract("nf,nv->fv", x, d_logits, dtype), d_logits.sum(axis=0)
@@ -100,7 +101,7 @@ def _forward(
         totals, d_logits = _chunk(dtype, x, kernel, bias, targets, weights, smoothing)
         return totals, gradients(x, d_logits)
 
-    def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+    def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, ...]) -> tuple[Any, Array]:
         totals, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)
         d_x, d_kernel, d_bias = gradients(chunk[0], d_logits)
         return jax.tree.map(jnp.add, sums, (totals, d_kernel, d_bias)), d_x

@@ -1,4 +1,7 @@
-"""Scores to weights, over the last axis. Masked positions get exactly 0, a row with nothing to attend to is all zeros."""
+"""Scores to weights, over the last axis.
+
+Masked positions get exactly 0; a row with nothing to attend to is all zeros.
+"""
 
 from typing import ClassVar
 

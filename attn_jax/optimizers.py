@@ -16,7 +16,8 @@ Numbers = Mapping[str, Any]
 def transformation(optim: Optim, numbers: Numbers) -> optax.GradientTransformation:
     """Clips the gradient by value, then by global norm, and scales it as the optimiser does, without the learning rate.
 
-    optim: its names, and which numbers are zero (off). numbers: the values. The structure of the state depends on `optim` alone.
+    optim: its names, and which numbers are zero (off). numbers: the values. The structure of the state depends on
+    `optim` alone.
     """
 
     def number(name: str) -> Any:
@@ -36,7 +37,8 @@ def transformation(optim: Optim, numbers: Numbers) -> optax.GradientTransformati
         parts.append(optax.scale_by_adadelta(number("rho"), number("epsilon")))
     if optim.weight_decay:
         parts.append(optax.add_decayed_weights(number("weight_decay")))
-    return optax.chain(*parts)
+    # A chain of nothing is refused.
+    return optax.chain(*parts) if parts else optax.identity()
 
 
 def learning_rate(

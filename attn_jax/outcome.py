@@ -1,4 +1,4 @@
-"""What a finished run leaves on disk: predictions, attention maps, parameters, vocabularies, and `result.json`, written last."""
+"""What a run leaves on disk: predictions, attention maps, parameters, vocabularies and, last, `result.json`."""
 
 import dataclasses
 from typing import Any
@@ -19,8 +19,8 @@ from attn_jax.shapes import Params
 class Outcome:
     """A trained and tested run.
 
-    evaluated: results by split, the first test split first. maps: attention of some examples of that split. stopped: None, or
-    the reason and step of an early stop. steps: optimiser steps that changed the parameters or would have.
+    evaluated: results by split, the first test split first. maps: attention of some examples of that split. stopped:
+    None, or the reason and step of an early stop. steps: optimiser steps that changed the parameters or would have.
     """
 
     config: Config

@@ -1,12 +1,13 @@
 """Matrix products, and a scan whose weight gradients are one product each after the backward loop.
 
-Differentiating `lax.scan` carries the gradient of every weight through the backward loop and adds a thin product [H, B] x [B, G]
-to it at each step. The gradient of a weight W that enters step t as y_t = a_t W is
+Differentiating `lax.scan` carries the gradient of every weight through the backward loop and adds a thin product
+[H, B] x [B, G] to it at each step. The gradient of a weight W that enters step t as y_t = a_t W is
 
     dW = sum_t a_t' dy_t,
 
-one product over all steps. `scan` computes it so for every operand that its body multiplies with `contract`: weights, and also
-keys and values of attention, which are per-batch operands of the same form. Everything else is differentiated as usual.
+one product over all steps. `scan` computes it so for every operand that its body multiplies with `contract`: weights,
+and also keys and values of attention, which are per-batch operands of the same form. Everything else is differentiated
+as usual.
 """
 
 import contextlib
@@ -67,9 +68,10 @@ def _einsum(spec: str, a: Array, w: Array, dtype: Any) -> Array:
 
 
 def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
-    """`einsum(spec, a, w)` of an activation `a` and an operand `w`; inside `scan`, with the gradient of `w` taken after the loop.
+    """`einsum(spec, a, w)` of an activation `a` and an operand `w`; in `scan`, with the gradient of `w` after the loop.
 
-    `dtype`: type to which both operands are rounded (`jnp.bfloat16`), or None; the sum is accumulated in the type of `a`.
+    `dtype`: type to which both operands are rounded (`jnp.bfloat16`), or None; the sum is accumulated in the type of
+    `a`.
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)
@@ -82,8 +84,8 @@ def _split(spec: str) -> tuple[str, str, str]:
     return a, w, out
 
 
-# The product inside a differentiated scan. The taps are zeros that the forward pass never reads; their "gradients" carry the
-# product's input and the gradient of its output out of the backward loop, stacked over steps.
+# The product inside a differentiated scan. The taps are zeros that the forward pass never reads; their "gradients"
+# carry the product's input and the gradient of its output out of the backward loop, stacked over steps.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _tapped(spec: str, dtype: Any, a: Array, w: Array, tap_a: Array, tap_out: Array) -> Array:
     return _einsum(spec, a, w, dtype)
@@ -106,10 +108,10 @@ Body = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """`lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)`, with gradients of products taken after the loop.
+    """`lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)`, differentiated as said above.
 
-    operands: pytree of everything that is differentiated and enters every step: weights, keys, values. The body multiplies by
-        its leaves with `contract` and must close over no differentiated value.
+    operands: pytree of everything that is differentiated and enters every step: weights, keys, values. The body
+        multiplies by its leaves with `contract` and must close over no differentiated value.
     Returns the last carry and the stacked outputs, as `lax.scan` does.
     """
     return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)

@@ -1,5 +1,6 @@
 """The main loop: the runs of one program from their first step to their results."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,6 +16,7 @@ from attn_jax.evaluation import Evaluated, Evaluator
 from attn_jax.outcome import Outcome
 from attn_jax.results import Log, Output
 from attn_jax.selection import Selection
+from attn_jax.shapes import Array
 from attn_jax.training import Steps, Trainer
 
 CHUNK = 100
@@ -48,19 +50,19 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
     metric = config.train.metric or corpus.dataset.info.metric
     limit = evaluation.max_length(config, corpus)
     dev = Evaluator(trainer.model, corpus, "dev", max_output=limit) if "dev" in corpus.encoded else None
-    # Between two evaluations lie `every` steps, in dispatches of `length`.
-    every = trainer.total_steps
+    every: float = trainer.total_steps
     if dev is not None:
-        every = min(every, config.train.eval_every or max(1, round(trainer.plan.steps_per_epoch)))
-    length = -(-every // -(-every // CHUNK))
+        every = min(every, config.train.eval_every or max(1, trainer.plan.steps_per_epoch))
+    # Between two evaluations lie `every` steps, which need not be whole, in dispatches of `length`.
+    length = math.ceil(every / math.ceil(every / CHUNK))
 
     states = trainer.start()
     selection = Selection.start(runs, metric, config.train.patience, states.params)
     clock = Clock(trainer)
     progress.begin(members, trainer.total_steps)
-    step = 0
+    step, evaluations = 0, 0
     while step < trainer.total_steps and selection.going.any():
-        boundary = min(trainer.total_steps, (step // every + 1) * every)
+        boundary = min(trainer.total_steps, math.ceil((evaluations + 1) * every - 1e-6))
         count, going = min(length, boundary - step), selection.going
         with clock.chunk(count, int(going.sum())):
             states, report = trainer.chunk(states, step, count, length)
@@ -68,8 +70,9 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
         epoch = step / trainer.plan.steps_per_epoch
         selection.note_failures(np.asarray(states.failed))
         _log_training(logs, going, step, epoch, report)
-        progress.advance(step, float(np.nanmean(report.loss[:, going])), clock.last_tokens_per_second)
+        progress.advance(step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
         if dev is not None and step == boundary:
+            evaluations += 1
             found = dev(states.params, decode=metric not in evaluation.LOSS_METRICS)
             values, going = np.array([one.metrics[metric] for one in found]), selection.going
             for run in np.flatnonzero(going).tolist():
@@ -100,6 +103,12 @@ def _begin(members: Sequence[Config], corpus: Corpus, output: Output) -> list[Lo
         results.write_json(folder / "config.json", configs.to_dict(member))
         logs.append(Log(folder / "metrics.jsonl"))
     return logs
+
+
+def _mean(losses: Array) -> float:
+    """The mean of what is finite; NaN where nothing is."""
+    finite = np.asarray(losses)[np.isfinite(losses)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _log_training(logs: Sequence[Log], going: np.ndarray, step: int, epoch: float, report: Steps) -> None:

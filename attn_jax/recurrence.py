@@ -18,10 +18,12 @@ def recur(
     dropout_BH: Float[Array, "B H"] | None = None,
     reverse: bool = False,
 ) -> tuple[Float[Array, "T B H"], Carry]:
-    """All states h of a cell over its projected inputs, and the last carry. Time comes first: a step reads one block of memory.
+    """All states h of a cell over its projected inputs, and the last carry.
 
-    mask_BT: false on padding; there the carry is frozen and the output is zero. So `reverse` reads the sequence from its true
-        end: padding comes first and leaves the initial carry as it is. Outputs stay in source order.
+    Time comes first: a step reads one block of memory.
+
+    mask_BT: false on padding; there the carry is frozen and the output is zero. So `reverse` reads the sequence from
+        its true end: padding comes first and leaves the initial carry as it is. Outputs stay in source order.
     dropout_BH: one mask on the recurrent state for all steps (Gal and Ghahramani 2016).
     """
     graph, parameters = nnx.split(cell)

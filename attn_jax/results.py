@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from attn_jax import config as configs
-from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 PACKAGES = ("attn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "sacrebleu")
@@ -76,7 +75,7 @@ class Output:
         return read_json(path) if path.exists() else None
 
     def unfinished_programs(self) -> list[tuple[str, list[str]]]:
-        """Programs, by id and members, with a member that has no result: they are taken up as they were written down."""
+        """Programs, by id and members, with a member that has no result: taken up as they were written down."""
         found = []
         for path in sorted((self.path / "programs").glob("*/program.json")):
             members = read_json(path)["members"]
@@ -177,5 +176,3 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-

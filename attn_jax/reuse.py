@@ -24,7 +24,10 @@ from attn_jax.training import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """One decoded text. tokens: its symbols, `</s>` last if it ended. weights: [tokens, source symbols], None without attention."""
+    """One decoded text.
+
+    tokens: its symbols, `</s>` last if it ended. weights: [tokens, source symbols], None without attention.
+    """
 
     text: str
     tokens: list[str]
@@ -34,7 +37,10 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model with all that is needed to use it. losses: training loss per token at every step, if just trained."""
+    """A trained model with all that is needed to use it.
+
+    corpus, losses: its data, and the training loss per token at every step, if it was trained just now.
+    """
 
     config: Config
     model: Model
@@ -103,7 +109,7 @@ def fit(config: Config, dataset: Dataset) -> Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """A finished run, OUT/runs/<run id>, as a study left it; needs no training data. Raises UserError if it is incomplete."""
+    """A finished run, OUT/runs/<run id>, as a study left it, without its data. Raises UserError if it is incomplete."""
     folder = Path(path)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run there (result.json is missing)")

@@ -7,8 +7,8 @@ A score is a subclass of `Score` with a `name`, a docstring whose first line is 
 - `__call__(query, keys, extra)`: scores [B, (T,) S], for one query a sentence or one a step;
 - `formula(query, memory, extra)`: the plain definition of one row, unbatched, in terms of the parameters.
 
-Registering it is all: flags, sweeps, property tests, tables and plots go through `SCORES`. Notation: query q of width Q, memory
-m_1..m_S of width K.
+Registering it is all: flags, sweeps, property tests, tables and plots go through `SCORES`. Notation: query q of width
+Q, memory m_1..m_S of width K.
 """
 
 import math
@@ -29,8 +29,8 @@ from attn_jax.shapes import Array, Bool, Float, Int
 class Memory(NamedTuple):
     """An encoded source.
 
-    states: [B, S, K], zero on padding. mask: [B, S], true on real positions. summary: for each part of the carry (h, and c for
-    an LSTM) the last state of every layer, [B, layers, K]; directions are concatenated.
+    states: [B, S, K], zero on padding. mask: [B, S], true on real positions. summary: for each part of the carry (h,
+    and c for an LSTM) the last state of every layer, [B, layers, K]; directions are concatenated.
     """
 
     states: Float[Array, "B S K"]
@@ -156,7 +156,7 @@ class _Tanh(Score):
     """v' tanh(W q + U m_j): the form that concat and additive share."""
 
     CHUNK_BYTES: ClassVar[int] = 32 << 20
-    """The sums W q + U m_j of all steps at once are [B, T, S, H]; above this size they are made step by step, and again for gradients."""
+    """Limit of the sums W q + U m_j [B, T, S, H] of all steps at once; above it made step by step, and twice."""
 
     query_kernel: nnx.Param
     memory_kernel: nnx.Param

@@ -13,8 +13,11 @@ from attn_jax.shapes import Array, Params
 
 @dataclasses.dataclass
 class Selection:
-    """One entry a run: the best value of the metric so far, the step of the selected parameters, evaluations without a
-    better value since, and why the run stopped, if it did. `params` are the selected ones, with a leading R axis.
+    """The state of the selection, one entry a run.
+
+    best: the best value of the metric so far. params, step: the selected parameters, with a leading R axis, and their
+    step. waited: evaluations since then without a better value. stopped: why and at which step the run
+    stopped, if it did.
     """
 
     metric: str

@@ -93,7 +93,8 @@ def check(config: Config) -> None:
 
 def canonical(config: Config) -> Config:
     """The configuration with every field that cannot matter at its default, so that equal runs have one id."""
-    default, changes = Config(), {}
+    default = Config()
+    changes: dict[str, Any] = {}
     score = config.score.name
     if score == NONE:
         changes |= {"score.size": 0, "score.memory_projection": False, "combine.name": default.combine.name}
@@ -136,7 +137,7 @@ def canonical(config: Config) -> Config:
 
 
 def with_hidden_size(config: Config, size: int) -> Config:
-    """Decoder and memory of one width: `decoder.size` = size, `encoder.size` = size, or half of it per direction for `bi`."""
+    """Embeddings, decoder and memory of one width; each direction of `encoder=bi` gets half of it."""
     directions = memory_size(config) // config.encoder.size
     if size % directions:
         raise UserError(f"hidden_size={size}: must be even, each direction of encoder=bi gets half")

@@ -9,13 +9,17 @@ from attn_jax import config as configs
 from attn_jax import data, program, report, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
-from attn_jax.errors import UserError
-from attn_jax.metrics import higher_is_better
+from attn_jax.errors import UserError, unknown
+from attn_jax.evaluation import LOSS_METRICS
+from attn_jax.metrics import OUTPUT_METRICS
 from attn_jax.progress import Console
 from attn_jax.results import Output
 from attn_jax.seq2seq import with_hidden_size
 from attn_jax.sweep import merged
-from attn_jax.training import groups
+from attn_jax.training import groups, steps_of
+
+METRICS = (*LOSS_METRICS, *OUTPUT_METRICS)
+"""What runs can be selected by."""
 
 
 class Corpora:
@@ -46,7 +50,7 @@ def recommended(dataset: data.Dataset) -> Config:
 
 
 def base(dataset: data.Dataset, changes: Mapping[str, Any]) -> Config:
-    """The recommended configuration with changes by path; `hidden_size` sets the sizes of both sides, see `with_hidden_size`."""
+    """The recommended configuration with changes by path; `hidden_size` sets both sides, see `with_hidden_size`."""
     config = recommended(dataset)
     fields = {path: value for path, value in changes.items() if path != "hidden_size"}
     config = configs.override(config, fields)
@@ -79,15 +83,17 @@ def run(
         print(
             f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
         )
-    for variant in distinct:
-        if variant.train.metric:
-            higher_is_better(variant.train.metric)  # Raises on an unknown name, before anything is trained.
-    output = Output(out)
     runs: dict[str, Config] = {}
     for variant in distinct:
+        corpus = corpora.corpus(variant)
+        steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
+        if variant.train.metric not in ("", *METRICS):
+            raise unknown("train.metric", variant.train.metric, METRICS)
         for seed in seeds:
             member = configs.override(variant, {"seed": seed})
-            runs[configs.run_id(member, corpora.corpus(member).fingerprint)] = member
+            runs[configs.run_id(member, corpus.fingerprint)] = member
+    # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
+    output = Output(out)
     _write_study(output, list(runs), title, command, reference)
 
     finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}

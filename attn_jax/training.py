@@ -1,7 +1,7 @@
 """Training a group: many runs of equal structure as one compiled program, vmapped over a leading run axis.
 
-The corpus lies on the device. One call of `Trainer.chunk` does K steps for all R runs in one dispatch: a scan in which every
-step takes its bucket by an unbatched switch, gathers each run's own examples, and updates each run's parameters.
+The corpus lies on the device. One call of `Trainer.chunk` does K steps for all R runs in one dispatch: a scan in which
+every step takes its bucket by an unbatched switch, gathers each run's own examples, and updates each run's parameters.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from attn_jax.layers import Noise
 from attn_jax.losses import Totals, cross_entropy
 from attn_jax.optimizers import learning_rate, transformation
 from attn_jax.seq2seq import Model
-from attn_jax.shapes import Array, Bool, Float, Int, Key, Params, PyTree
+from attn_jax.shapes import Array, Bool, Float, Int, Params, PyTree
 
 STEPS_PER_BUCKET, MOST_BUCKETS = 400, 16
 """A bucket is worth its seconds of compilation when so many steps are done; and no more than so many are made."""
@@ -37,8 +37,8 @@ DROPOUT_SITES = tuple(field.name for field in dataclasses.fields(configs.Dropout
 class States(NamedTuple):
     """Runs in training; every leaf has a leading R axis.
 
-    active: whether the run goes on. A run that does not keeps its state. failed: the step at which a loss or gradient was not
-    finite, or -1; the state is the one before that step.
+    active: whether the run goes on. A run that does not keeps its state. failed: the step at which a loss or gradient
+    was not finite, or -1; the state is the one before that step.
     """
 
     params: Params
@@ -69,6 +69,7 @@ def batch_loss(
     inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
     features, _ = module.teacher_forced(source, source != PAD, inputs, noise)
     output = module.decoder.output
+    assert output.bias is not None  # only other dense layers may lack one
     weights = (target != PAD).astype(features.dtype).reshape(-1)
     flat = features.reshape(-1, features.shape[-1])
     totals = cross_entropy(
@@ -110,8 +111,8 @@ class Trainer:
         )
         table = [configs.traced(member) for member in members]
         self.numbers = {path: jnp.array([row[path] for row in table], dtype) for path in table[0]}
-        self.keys = jax.vmap(jax.random.key)(np.array([member.seed for member in members], np.uint32))
-        self._data = [Bucket(*(jnp.asarray(part) for part in bucket)) for bucket in self.buckets]
+        self.keys = jax.vmap(jax.random.key)(np.array([member.seed % 2**32 for member in members], np.uint32))
+        self._data: list[Bucket] = jax.tree.map(jnp.asarray, self.buckets)
         self._chunk = jax.jit(self._run_chunk, donate_argnums=(0,))
         self.compiled: set[int] = set()
 
@@ -120,7 +121,7 @@ class Trainer:
     def start(self) -> States:
         """The states before the first step. Runs are initialised one after another: QR under vmap is slow on CPU."""
 
-        def one(inputs: tuple[Key, Mapping[str, Array]]) -> tuple[Params, PyTree]:
+        def one(inputs: tuple[Array, Mapping[str, Array]]) -> tuple[Params, PyTree]:
             key, numbers = inputs
             params = self.model.init(jax.random.fold_in(key, 0))
             return params, transformation(self.config.optim, numbers).init(params)
@@ -140,7 +141,7 @@ class Trainer:
         indices[:count] = np.stack([by_seed[member.seed] for member in self.members], axis=1)
         self.compiled.add(length)
         states, steps = self._chunk(states, self._data, self.numbers, self.keys, start, ids, indices)
-        return states, Steps(*(np.asarray(part)[:count] for part in steps))
+        return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
 
     def _run_chunk(
         self, states: States, data: list[Bucket], numbers: PyTree, keys: Array, start: Array, ids: Array, indices: Array

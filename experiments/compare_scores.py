@@ -3,9 +3,9 @@
     python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=../shared/data \
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
 
-Starts from the data set's recommended configuration. Every variant is trained with every seed; runs of equal structure train
-together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the command
-skips runs that have results; a larger --seeds adds runs.
+Starts from the data set's recommended configuration. Every variant is trained with every seed; runs of equal structure
+train together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the
+command skips runs that have results; a larger --seeds adds runs.
 """
 
 from attn_jax import cli, data, report, study, sweep
@@ -29,6 +29,7 @@ cli.define_study_flags(
 
 
 def main() -> None:
+    """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
     axes, changes = cli.sweeps(), cli.overrides()
     corpora = study.Corpora(

@@ -2,11 +2,12 @@
 
     python experiments/dong_lapata_2016.py --dataset=jobs --manual_dir=../shared/data --seeds=10 --out=out/dl16
 
-The configuration of the released code: one-layer unidirectional LSTM of 150 over the reversed source, embeddings of 150, unscaled
-dot score, tanh(W [c; h]), no input feeding, RMSProp 0.01 with decay per epoch after epoch 5, batches of 20, U(-0.08, 0.08),
-gradients clamped at 5, dropout on embeddings and before the softmax, the last epoch's parameters, greedy search. Two things
-differ by design: attention is masked to the true source (the released code lets it reach padding), and the mean of several
-seeds is reported (the publication has one). Published and re-decoded figures are on the page beside ours.
+The configuration of the released code: one-layer unidirectional LSTM of 150 over the reversed source, embeddings of
+150, unscaled dot score, tanh(W [c; h]), no input feeding, RMSProp 0.01 with decay per epoch after epoch 5, batches of
+20, U(-0.08, 0.08), gradients clamped at 5, dropout on embeddings and before the softmax, the last epoch's parameters,
+greedy search. Two things differ by design: attention is masked to the true source (the released code lets it reach
+padding), and the mean of several seeds is reported (the publication has one). Published and re-decoded figures are on
+the page beside ours.
 """
 
 from attn_jax import cli, data, report, study
@@ -21,6 +22,7 @@ cli.define_study_flags({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 
 
 def main() -> None:
+    """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
     changes = cli.overrides()
     corpora = study.Corpora(lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir))

@@ -1,25 +1,51 @@
 """Very small data sets and configurations for tests that train."""
 
+import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from attn_jax import config as configs
+from attn_jax.cells import CELLS
 from attn_jax.config import Config
 from attn_jax.data.datasets import Dataset, Example, Info, fingerprint, pair
+from attn_jax.decoder import FEEDINGS
+from attn_jax.scores import NONE, SCORES
+
+# Compiling is most of what these tests do, and the programs are tiny.
+jax.config.update("jax_disable_most_optimizations", True)
 
 SIZES = {
     "embedding.size": 3,
-    "encoder.name": "bi",
-    "encoder.size": 2,
+    "encoder.name": "uni",
+    "encoder.size": 4,
     "decoder.size": 4,
     "train.batch_size": 3,
     "train.steps": 6,
     "train.eval_every": 2,
     "train.buckets": 1,
     "optim.learning_rate": 0.05,
+    "init": "uniform",
+    "init.scale": 0.5,
 }
 """Memory and query are both 4 wide, so that every score is legal."""
+
+
+def mechanisms() -> list[dict[str, Any]]:
+    """Every score and every cell in few configurations, among them all directions, with and without input feeding."""
+    scores, cells = [*SCORES, NONE], list(CELLS)
+    directions = [{}, {}, {"encoder": "reversed"}, {"encoder": "bi", "encoder.size": 2}]
+    return [
+        {
+            "score": scores[n % len(scores)],
+            "cell": cells[n % len(cells)],
+            "input_feeding": FEEDINGS[n // 2 % len(FEEDINGS)],
+            **directions[n % len(directions)],
+        }
+        for n in range(max(len(scores), len(cells)))
+    ]
 
 
 def examples(count: int, seed: int, longest: int = 6) -> tuple[Example, ...]:
@@ -41,6 +67,17 @@ def dataset(
     return Dataset(Info(**{**described, **info}, recommended=recommended or SIZES), splits, fingerprint(splits))
 
 
+def with_splits(made: Dataset, **given: Sequence[tuple[str, str]]) -> Dataset:
+    """The data set with some splits replaced by (source, target) pairs."""
+    splits = {**made.splits, **{name: tuple(pair(*texts) for texts in pairs) for name, pairs in given.items()}}
+    return dataclasses.replace(made, splits=splits, fingerprint=fingerprint(splits))
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with values at paths changed."""
+    return configs.override(config, changes)
+
+
 def config(**changes: Any) -> Config:
     """`SIZES` with changes; `__` stands for the dot of a path."""
-    return configs.override(Config(), {**SIZES, **{path.replace("__", "."): v for path, v in changes.items()}})
+    return changed(Config(), {**SIZES, **{path.replace("__", "."): value for path, value in changes.items()}})

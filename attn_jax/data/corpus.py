@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Bucket(NamedTuple):
     """[N, S] int32"""
     target: np.ndarray
     """[N, T] int32"""
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index
     """[N] positions in the split"""
 
 
@@ -47,7 +47,7 @@ def encode(dataset: Dataset, config: Config) -> Corpus:
     """Vocabularies from the training split only; every split as ids. Raises UserError if no training pair is left."""
     data = config.data
     train = dataset.splits["train"]
-    options = {"bpe_size": data.bpe_size, "lowercase": data.lowercase}
+    options: dict[str, Any] = {"bpe_size": data.bpe_size, "lowercase": data.lowercase}
     source = TextCodec.train([e.source for e in train], data.source_unit, min_count=data.source_min_count, **options)
     target = TextCodec.train([e.target for e in train], data.target_unit, min_count=data.target_min_count, **options)
 
@@ -77,10 +77,11 @@ def pad(sequences: Sequence[Sequence[int]], width: int) -> np.ndarray:
 def buckets(pairs: Pairs, *, smallest: int = 1, padding: float = 0.10, most: int = 8) -> list[Bucket]:
     """Splits examples by length into the fewest buckets whose padding is at most the given share of their positions.
 
-    Positions are source and target symbols; each bucket is as wide as its longest source and its longest target. Starting from
-    one bucket, the cut at a source or target length that saves most positions is made, again and again.
+    Positions are source and target symbols; each bucket is as wide as its longest source and its longest target.
+    Starting from one bucket, the cut at a source or target length that saves most positions is made, again and again.
 
-    smallest: examples that a bucket must have, unless there are fewer. most: number of buckets at which padding is accepted.
+    smallest: examples that a bucket must have, unless there are fewer. most: number of buckets at which padding is
+    accepted.
     """
     lengths = np.array([(len(s), len(t)) for s, t in pairs], np.int64).reshape(-1, 2)
     parts = [np.arange(len(pairs))]
@@ -105,7 +106,7 @@ class _Cut(NamedTuple):
 
 
 def _best_cut(lengths: np.ndarray, smallest: int) -> _Cut:
-    """The cut that saves most positions, in one pass over the sorted lengths of each side; `saved` is 0 if there is none."""
+    """The cut that saves most positions, in one pass over the sorted lengths of each side; without one `saved` is 0."""
     n, best = len(lengths), _Cut(0, 0, 0)
     whole = n * int(lengths.max(axis=0).sum())
     for axis in (0, 1):

@@ -54,9 +54,13 @@ SIGMORPHON = {
     "loss.label_smoothing": 0.1,
     "dropout.embedding": 0.3,
     "dropout.readout": 0.3,
+    "optim.learning_rate": 3e-3,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 100,
     "optim.clip_norm": 1.0,
-    "train.batch_size": 256,
-    "train.steps": 4000,
+    "train.batch_size": 64,
+    "train.epochs": 30.0,
+    "train.eval_every": 250,
 }
 DEV_PARTS = 20
 

@@ -19,16 +19,21 @@ CITATION = (
 )
 RECOMMENDED = {
     "cell": "gru",
+    "score": "general",
+    "input_feeding": "attentional",
     "embedding.size": 256,
     "encoder.name": "bi",
-    "encoder.size": 256,
-    "decoder.size": 512,
+    "encoder.size": 128,
+    "decoder.size": 256,
     "bridge": "dense",
+    "precision": "bfloat16",
     "dropout.embedding": 0.3,
-    "dropout.readout": 0.5,
-    "optim.learning_rate": 1e-3,
+    "dropout.readout": 0.3,
+    "optim.learning_rate": 2e-3,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 200,
     "optim.clip_norm": 1.0,
-    "train.batch_size": 80,
+    "train.batch_size": 64,
     "train.epochs": 10.0,
 }
 UNITS = {

@@ -1,8 +1,8 @@
 """The batch plan: which examples step t takes, as a pure function of t. The data position of a run is its step number.
 
-The bucket of step t depends on (data fingerprint, batch size, t) alone, so all runs of a program agree on it; the examples
-depend on (run seed, t). Each bucket is a stream of its examples in a new random order each time through, cut into batches; an
-epoch holds each bucket as often as its share demands, in random order.
+The bucket of step t depends on (data fingerprint, batch size, t) alone, so all runs of a program agree on it; the
+examples depend on (run seed, t). Each bucket is a stream of its examples in a new random order each time through, cut
+into batches; an epoch holds each bucket as often as its share demands, in random order.
 """
 
 import functools

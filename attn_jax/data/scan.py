@@ -57,10 +57,12 @@ RECOMMENDED = {
     "encoder.size": 128,
     "bridge": "last",
     "decoder.size": 128,
-    "optim.learning_rate": 2e-3,
+    "optim.learning_rate": 4e-3,
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 100,
     "optim.clip_norm": 5.0,
-    "train.batch_size": 128,
-    "train.epochs": 20.0,
+    "train.batch_size": 64,
+    "train.epochs": 10.0,
 }
 
 

@@ -53,12 +53,15 @@ DIFFERENT = {
         "dropout.embedding": 0.5,
         "dropout.readout": 0.5,
         "optim.decay_factor": 0.98,
+        # Batches of nearly all lengths, as in the released code, but for the few very long forms.
+        "train.buckets": 2,
         "train.epochs": 90.0,
     },
     "jobs": {
         "dropout.embedding": 0.4,
         "dropout.readout": 0.4,
         "optim.decay_factor": 0.985,
+        "train.buckets": 1,
         "train.epochs": 95.0,
     },
 }

@@ -1,0 +1,239 @@
+"""The definitions in plain NumPy, one example at a time and without padding, with which tests compare.
+
+Everything here takes complex numbers too, so that Im f(x + ih) / h is a derivative to the last digit.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from attn_jax import config as configs
+from attn_jax.config import Config, Init
+from attn_jax.layers import Initializer
+from attn_jax.scores import SCORES, Extra
+from attn_jax.seq2seq import Model, build
+
+BOS = 1
+SOURCE_SIZE, TARGET_SIZE = 9, 8
+
+Params = Mapping[str, np.ndarray]
+Row = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
+
+
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Tests compile much and compute little."""
+
+
+def tiny(**changes: Any) -> Config:
+    """A configuration of tiny sizes, no two of them equal where they may differ; `a__b` stands for the path a.b."""
+    sizes = {"embedding.size": 3, "encoder.name": "uni", "encoder.size": 5, "decoder.size": 4}
+    sizes |= {"score.memory_projection": True, "score.size": 6, "combine.bias": True, "cell.forget_bias": 0.5}
+    return configs.override(Config(), sizes | {path.replace("__", "."): value for path, value in changes.items()})
+
+
+def tiny_model(**changes: Any) -> tuple[Model, Config, dict[str, np.ndarray]]:
+    """A float64 model of `tiny(**changes)`, its configuration, and parameters."""
+    config = tiny(**changes)
+    model = build(config, SOURCE_SIZE, TARGET_SIZE, jnp.float64)
+    return model, config, random_like(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def random_like(shapes: Any, seed: int = 0, scale: float = 0.6) -> Any:
+    """Normal float64 arrays of the shapes in a pytree: other than first values, none of them is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: scale * rng.normal(size=leaf.shape), shapes)
+
+
+def random_module(make: Callable[[Initializer], nnx.Module]) -> tuple[Any, Any]:
+    """The structure of a float64 module and random parameters: `nnx.merge(*random_module(make))` is the module."""
+    abstract = nnx.eval_shape(lambda: make(initializer(jnp.float64)))
+    graph, state = nnx.split(abstract, nnx.Param)
+    return graph, random_like(state)
+
+
+def initializer(dtype: Any = jnp.float32, name: str = "glorot", scale: float = 0.2, seed: int = 0) -> Initializer:
+    return Initializer(Init(name, scale), nnx.Rngs(params=jax.random.key(seed)), dtype)
+
+
+def by_name(state: Any) -> dict[str, Any]:
+    """The parameters of a module by their paths."""
+    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+
+def assert_gradients(f: Callable[[dict], Any], params: Params, gradients: Params, tolerance: float = 1e-9) -> None:
+    """Compares the gradient of every parameter, along a random direction, with the complex step of `f`."""
+    directions, step = random_like(dict(params), seed=7), 1e-30
+    assert gradients.keys() == params.keys()
+    for name, direction in directions.items():
+        expected = np.imag(f({**params, name: params[name] + 1j * step * direction})) / step
+        found = np.sum(np.asarray(gradients[name]) * direction)
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-11, err_msg=name)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    shifted = np.exp(x - np.max(x.real, initial=-np.inf))
+    return shifted / np.sum(shifted)
+
+
+def under(params: Params, prefix: str) -> dict[str, np.ndarray]:
+    """The parameters below a path, by the rest of their paths."""
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def cell_step(name: str, p: Params, carry: tuple, x: np.ndarray, forget_bias: float, mask: Any = 1.0) -> tuple:
+    """One step of a cell with parameters `recurrent`, `bias` and blocks `kernels.N`, on the joined inputs x."""
+    w = np.concatenate([p[f"kernels.{n}"] for n in range(sum(key.startswith("kernels.") for key in p))])
+    h = carry[0]
+    from_input = np.split(x @ w + p["bias"], w.shape[1] // h.size)
+    from_state = np.split((h * mask) @ p["recurrent"], w.shape[1] // h.size)
+    if name == "rnn":
+        return (np.tanh(from_input[0] + from_state[0]),)
+    if name == "gru":
+        r, z = (sigmoid(from_input[k] + from_state[k]) for k in range(2))
+        n = np.tanh(from_input[2] + r * (from_state[2] + p["candidate_bias"]))
+        return ((1 - z) * n + z * h,)
+    assert name == "lstm"
+    i, f, g, o = (a + b for a, b in zip(from_input, from_state, strict=True))
+    c = sigmoid(f + forget_bias) * carry[1] + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def encode(params: Params, config: Config, inputs: np.ndarray) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+    """States [S, K] of the last layer, and for each part of the carry the last state [K] of every layer."""
+    parts = 2 if config.cell.name == "lstm" else 1
+    summary: list[list[np.ndarray]] = [[] for _ in range(parts)]
+    x = inputs
+    for layer in range(config.encoder.layers):
+        outputs, last = [], []
+        for number, backward in enumerate(
+            {"uni": [False], "reversed": [True], "bi": [False, True]}[config.encoder.name]
+        ):
+            p = under(params, f"encoder.layers.{layer}.{number}.")
+            carry = tuple(np.zeros(config.encoder.size) for _ in range(parts))
+            states = []
+            for row in x[::-1] if backward else x:
+                carry = cell_step(config.cell.name, p, carry, row, config.cell.forget_bias)
+                states.append(carry[0])
+            states = states[::-1] if backward else states
+            outputs.append(np.array(states).reshape(len(x), config.encoder.size))
+            last.append(carry)
+        x = np.concatenate(outputs, axis=1)
+        for part in range(parts):
+            summary[part].append(np.concatenate([carry[part] for carry in last]))
+    return x, summary
+
+
+def bridge(params: Params, config: Config, summary: list[list[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
+    """The first carry of every decoder layer."""
+    parts = range(len(summary))
+    if config.bridge == "zero":
+        return [tuple(np.zeros(config.decoder.size) for _ in parts)] * config.decoder.layers
+    if config.bridge == "last":
+        return [tuple(summary[part][layer] for part in parts) for layer in range(config.decoder.layers)]
+    assert config.bridge == "dense"
+    return [
+        tuple(
+            np.tanh(
+                np.concatenate(summary[part]) @ params[f"decoder.bridge.dense.{layer * len(parts) + part}.kernel"]
+                + params[f"decoder.bridge.dense.{layer * len(parts) + part}.bias"]
+            )
+            for part in parts
+        )
+        for layer in range(config.decoder.layers)
+    ]
+
+
+def _equal_width(p: Params, m: np.ndarray) -> np.ndarray:
+    return m @ p["projection"] if "projection" in p else m
+
+
+def _cosine(p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
+    def norm(x: np.ndarray) -> Any:
+        return np.maximum(np.sqrt(np.sum(x * x)), 1e-6)
+
+    return np.array([q @ row / (norm(q) * norm(row)) for row in _equal_width(p, m)])
+
+
+def _tanh(p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
+    return np.tanh(q @ p["query_kernel"] + m @ p["memory_kernel"]) @ p["v"]
+
+
+SCORE_ROWS: dict[str, Row] = {
+    "dot": lambda p, q, m: _equal_width(p, m) @ q,
+    "scaled_dot": lambda p, q, m: _equal_width(p, m) @ q / np.sqrt(q.size),
+    "general": lambda p, q, m: m @ p["kernel"] @ q,
+    "concat": _tanh,
+    "additive": _tanh,
+    "cosine": _cosine,
+}
+
+
+def score_row(config: Config, p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """Scores of every state; of a score that has no definition here, by its `formula`."""
+    if len(m) == 0:
+        return np.zeros(0)
+    if config.score.name in SCORE_ROWS:
+        return SCORE_ROWS[config.score.name](p, q, m)
+    kind = SCORES[config.score.name]
+    graph, state = random_module(lambda init: kind(q.size, m.shape[1], settings=config.score, init=init))
+    flat = [(path, nnx.Param(jnp.asarray(p[".".join(map(str, path))]))) for path, _ in nnx.to_flat_state(state)]
+    score = nnx.merge(graph, nnx.from_flat_state(flat))
+    return np.asarray(score.formula(jnp.asarray(q), jnp.asarray(m), Extra(jnp.array(len(m)))))
+
+
+def combine(params: Params, config: Config, c: np.ndarray, h: np.ndarray) -> np.ndarray:
+    if config.combine.name == "add":
+        return c + h
+    p = under(params, "decoder.core.combine.dense.")
+    a = np.concatenate([c, h]) @ p["kernel"] + p.get("bias", 0)
+    return np.tanh(a) if config.combine.name == "tanh" else a
+
+
+def decode(
+    params: Params, config: Config, states: np.ndarray, carries: list[tuple], inputs: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [T, V] and weights [T, S] after the previous symbols `inputs`."""
+    feed = np.zeros(config.decoder.size if config.input_feeding == "attentional" else 0)
+    logits, weights = [], []
+    for token in inputs:
+        x = np.concatenate([params["decoder.embedding.table"][token], feed])
+        carries = list(carries)
+        for layer in range(config.decoder.layers):
+            p = under(params, f"decoder.core.cells.{layer}.")
+            carries[layer] = cell_step(config.cell.name, p, carries[layer], x, config.cell.forget_bias)
+            x = carries[layer][0]
+        if config.score.name == "none":
+            a, row = x, np.zeros(0)
+        else:
+            row = score_row(config, under(params, "decoder.core.attention.score."), x, states)
+            row = softmax(row) if len(row) else row
+            a = combine(params, config, row @ states, x)
+        feed = a if config.input_feeding == "attentional" else feed
+        logits.append(a @ params["decoder.output.kernel"] + params["decoder.output.bias"])
+        weights.append(row)
+    return np.array(logits), np.array(weights)
+
+
+def model(params: Params, config: Config, source: list[int], inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [T, V] and weights [T, S] of the whole model."""
+    embedded = params["source_embedding.table"][np.array(source, int)]
+    states, summary = encode(params, config, embedded)
+    return decode(params, config, states, bridge(params, config, summary), inputs)
+
+
+def padded(rows: list[list[int]], width: int = 0) -> np.ndarray:
+    """Rows of symbols as one array, padded with 0."""
+    width = max([width, *map(len, rows)])
+    return np.array([[*row, *[0] * (width - len(row))] for row in rows], np.int32)
+
+
+assert {*SCORE_ROWS} <= {*SCORES}

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from attn_jax import evaluation
+from attn_jax.data.corpus import encode
+from attn_jax.data.text import BOS, EOS, PAD
+from attn_jax.evaluation import Evaluator
+from attn_jax.seq2seq import Model
+
+LIMIT = 5
+RUNS = 2
+
+
+@pytest.fixture(scope="module")
+def setting():
+    corpus = encode(tiny.dataset(test=9, metric="wer"), tiny.config())
+    model = Model(tiny.config(), len(corpus.source.vocabulary), len(corpus.target.vocabulary))
+    params = jax.jit(lambda keys: jax.lax.map(model.init, keys))(jax.random.split(jax.random.key(0), RUNS))
+    return corpus, model, {name: 3 * value for name, value in params.items()}
+
+
+def by_definition(corpus, model, params):
+    """Loss, share of right symbols and greedy outputs, example by example, from the decoder's single steps."""
+    width = max(len(source) for source, _ in corpus.encoded["test"])
+
+    @jax.jit
+    def encoded(params, source):
+        module = model.bind(params)
+        return module.decoder.start(module.encode(source, source != PAD))
+
+    @jax.jit
+    def one_step(params, state, last, prepared):
+        state, logits, _ = model.bind(params).decoder.step(state, last, prepared)
+        return state, logits[0]
+
+    nll, right, tokens, outputs = 0.0, 0, 0, []
+    for source, target in corpus.encoded["test"]:
+        row = jnp.asarray(np.pad(source, (0, width - len(source))))[None]
+        state, prepared = encoded(params, row)
+        for last, symbol in zip([BOS, *target[:-1]], target, strict=True):
+            state, logits = one_step(params, state, jnp.array([last]), prepared)
+            logits = np.asarray(logits, np.float64)
+            nll += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[symbol]
+            right, tokens = right + int(logits.argmax() == symbol), tokens + 1
+        (state, prepared), output = encoded(params, row), [BOS]
+        while output[-1] != EOS and len(output) <= LIMIT:
+            state, logits = one_step(params, state, jnp.array(output[-1:]), prepared)
+            output.append(int(np.argmax([-np.inf if i in (PAD, BOS) else value for i, value in enumerate(logits)])))
+        outputs.append(corpus.target.decode(output))
+    return nll / tokens, 100 * right / tokens, outputs
+
+
+def word_errors(outputs, examples):
+    return 100 * np.mean([output not in example.references for output, example in zip(outputs, examples, strict=True)])
+
+
+@pytest.mark.parametrize("batch", [2, 128])
+def test_a_split_in_any_batches_gives_what_its_examples_give(setting, batch, monkeypatch):
+    corpus, model, params = setting
+    monkeypatch.setattr(evaluation, "BATCH", batch)
+    evaluator = Evaluator(model, corpus, "test", max_output=LIMIT)
+    assert (len(evaluator._batches) > 1) == (batch == 2)
+    found = evaluator(params)
+    assert len(found) == RUNS
+    assert found[0].predictions != found[1].predictions
+    for run, evaluated in enumerate(found):
+        loss, accuracy, outputs = by_definition(corpus, model, {name: value[run] for name, value in params.items()})
+        assert evaluated.predictions == outputs, "in the order of the examples"
+        assert evaluated.metrics["loss"] == pytest.approx(loss, rel=1e-5)
+        assert evaluated.metrics["perplexity"] == pytest.approx(np.exp(loss), rel=1e-5)
+        assert evaluated.metrics["token_accuracy"] == pytest.approx(accuracy, rel=1e-5)
+        assert evaluated.metrics["wer"] == pytest.approx(word_errors(outputs, corpus.dataset.splits["test"]))
+        assert set(evaluated.metrics) == {"loss", "perplexity", "token_accuracy", "wer", "per"}
+
+
+def test_loss_alone(setting):
+    corpus, model, params = setting
+    evaluator = Evaluator(model, corpus, "dev", max_output=LIMIT)
+    whole, loss = evaluator(params)[0], evaluator(params, decode=False)[0]
+    assert loss.metrics == {name: whole.metrics[name] for name in ("loss", "perplexity", "token_accuracy")}
+    assert loss.predictions == []
+    with pytest.raises(ValueError, match="training split"):
+        Evaluator(model, corpus, "train", max_output=LIMIT)
+
+
+def test_attention_maps(setting):
+    corpus, model, params = setting
+    maps = evaluation.attention_maps(model, params, corpus, "test", [4, 1], LIMIT)
+    predictions = [run.predictions for run in Evaluator(model, corpus, "test", max_output=LIMIT)(params)]
+    for run in range(RUNS):
+        for shown, example in zip(maps[run], (4, 1), strict=True):
+            assert shown["source"] == corpus.dataset.splits["test"][example].source.split()
+            ended = shown["target"][-1] == "</s>"
+            symbols = shown["target"][: len(shown["target"]) - ended]
+            assert " ".join(symbols) == predictions[run][example]
+            assert ended or len(symbols) == LIMIT
+            assert np.shape(shown["weights"]) == (len(shown["target"]), len(shown["source"]))
+            np.testing.assert_allclose(np.sum(shown["weights"], axis=1), 1, atol=1e-3)
+
+
+def test_length_limit(setting):
+    corpus, _, _ = setting
+    longest = max(len(example.target.split()) for example in corpus.dataset.splits["train"]) + 1
+    assert evaluation.max_length(tiny.config(), corpus) == 2 * longest + 10
+    assert evaluation.max_length(tiny.config(decode__max_length=3), corpus) == 3
+
+
+def test_output_ends_before_its_end_of_sentence():
+    assert evaluation.trim(np.array([5, 6, EOS, 7])) == [5, 6]
+    assert evaluation.trim([5, 6, PAD, PAD]) == [5, 6]
+    assert evaluation.trim([EOS]) == []
+
+
+def test_references_are_lower_cased_where_the_model_is():
+    data = tiny.dataset()
+    mixed = tiny.with_splits(data, test=[("a", "A b")])
+    for lower, expected in ((False, ("A b",)), (True, ("a b",))):
+        corpus = encode(mixed, tiny.config(data__lowercase=lower))
+        assert evaluation.references(corpus, "test") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("own", "selected_by", "expected"),
+    [
+        ("bleu", "", {"bleu", "chrf"}),
+        ("chrf", "loss", {"bleu", "chrf"}),
+        ("wer", "per", {"wer", "per"}),
+        ("per", "", {"wer", "per"}),
+        ("exact_match", "bleu", {"exact_match", "bleu"}),
+        ("loss", "", {"exact_match"}),
+    ],
+)
+def test_output_metrics(own, selected_by, expected):
+    assert set(evaluation.output_metrics(encode(tiny.dataset(metric=own), tiny.config()), selected_by)) == expected

@@ -1,0 +1,92 @@
+"""The experiments as a user calls them."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attn_jax.scores import NONE, SCORES
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+
+FILES = {
+    "good.src": b"a b\nb a\nc\n",
+    "good.trg": b"x y\ny x\nz\n",
+    "two_lines.trg": b"x y\ny x\n",
+    "broken.trg": b"x y\ny \xff\xfe x\nz\n",
+    "empty.trg": b"",
+    "a_file": b"",
+}
+GOOD = "--files=test=good.src,good.trg"
+TEXT = "--dataset=parallel_text"
+COPY = "--dataset=synthetic/copy?examples=50&test_examples=10"
+
+WRONG = {
+    "unknown data set": (["--dataset=scna/simple"], "unknown data set 'scna/simple': did you mean 'scan/simple'?"),
+    "unknown score": ([COPY, "--scores=dot,addtive"], "unknown score 'addtive': did you mean 'additive'?"),
+    "ragged files": ([TEXT, "--files=train=good.src,two_lines.trg", GOOD], "two_lines.trg"),
+    "broken UTF-8": ([TEXT, "--files=train=good.src,broken.trg", GOOD], "broken.trg:2:"),
+    "missing directory": (["--dataset=semantic_parsing/jobs", "--manual_dir=nowhere"], "nowhere: no such directory"),
+    "missing file": ([TEXT, "--files=train=good.src,none.trg", GOOD], "none.trg"),
+    "unknown field": ([COPY, "--set=optim.learning_rat=1"], "did you mean optim.learning_rate?"),
+    "wrong type": ([COPY, "--set=train.batch_size=many"], "train.batch_size='many': expected an integer"),
+    "empty split": ([TEXT, "--files=train=good.src,empty.trg", GOOD], "empty.trg: the file is empty"),
+    "zero seeds": ([COPY, "--seeds=0"], "--seeds=0: expected"),
+    "out is a file": ([COPY, "--scores=dot", "--out=a_file"], "--out=a_file: cannot be written"),
+    "out cannot be": (
+        [COPY, "--scores=dot", "--out=/proc/attn_jax/out"],
+        "--out=/proc/attn_jax/out: cannot be written",
+    ),
+    "widths": ([COPY, "--scores=dot", "--set=decoder.size=6"], "score 'dot' needs equal widths"),
+}
+
+
+def call(directory, script, *flags):
+    environment = {**os.environ, "ATTN_JAX_DATA": str(directory / "data"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    command = [sys.executable, ROOT / "experiments" / script, *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The process of every wrong call, and what it left in its directory."""
+
+    def one(case):
+        flags, _ = WRONG[case]
+        directory = tmp_path_factory.mktemp(case.replace(" ", "_"))
+        for name, content in FILES.items():
+            (directory / name).write_bytes(content)
+        if not any(flag.startswith("--out") for flag in flags):
+            flags = [*flags, "--out=out"]
+        return call(directory, "compare_scores.py", *flags), {path.name for path in directory.iterdir()}
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return dict(zip(WRONG, pool.map(one, WRONG), strict=True))
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_told_in_one_line(answers, case):
+    process, left = answers[case]
+    assert WRONG[case][1] in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.startswith("compare_scores: ")
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert left - {"data"} == set(FILES), "nothing is written but prepared data"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(tmp_path, script):
+    process = call(tmp_path, script, "--help")
+    assert (process.returncode, process.stderr) == (0, "")
+    for flag in ("--dataset", "--seeds", "--out", "--set", "--sweep", "--manual_dir", "--hidden_size"):
+        assert flag in process.stdout
+    if script == "compare_scores.py":
+        (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores")]
+        following = process.stdout.split(line)[1].split("--")[0]
+        assert all(name in line + following for name in [*SCORES, NONE])
+    assert not list(tmp_path.iterdir())

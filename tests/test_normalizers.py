@@ -1,0 +1,50 @@
+"""Weights against their definition; masked positions and rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attn_jax.normalizers import NORMALIZERS
+
+DEFINITIONS = {"softmax": lambda e: np.exp(e - e.max()) / np.exp(e - e.max()).sum()}
+
+MASK = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
+
+
+def scores():
+    return np.random.default_rng(0).normal(size=(2, *MASK.shape)) * 3
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_weights_are_the_definition_over_unmasked_positions(x64, name):
+    weights = np.asarray(NORMALIZERS[name]()(jnp.asarray(scores()), jnp.broadcast_to(MASK, scores().shape)))
+    for number, (e, w) in enumerate(zip(scores().reshape(-1, 4), weights.reshape(-1, 4), strict=True)):
+        mask = MASK[number % len(MASK)]
+        assert np.all(w[~mask] == 0)
+        if mask.any():
+            np.testing.assert_allclose(w[mask], DEFINITIONS[name](e[mask]), rtol=1e-12)
+    assert not weights[:, 3].any(), "a row with nothing to attend to"
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_gradients_are_those_of_the_row_alone_and_never_nan(x64, name):
+    normalize, factors = NORMALIZERS[name](), np.random.default_rng(1).normal(size=(2, *MASK.shape))
+    mask = np.broadcast_to(MASK, scores().shape)
+    gradient = np.asarray(jax.grad(lambda e: jnp.sum(factors * normalize(e, mask)))(jnp.asarray(scores())))
+    assert np.all(gradient[~mask] == 0)
+    step = 1e-6
+    for b, row in np.ndindex(2, 3):
+        kept, e = MASK[row], scores()[b, row, MASK[row]]
+        for j in range(kept.sum()):
+            ends = [DEFINITIONS[name](e + sign * step * np.eye(kept.sum())[j]) for sign in (1, -1)]
+            expected = factors[b, row, kept] @ (ends[0] - ends[1]) / (2 * step)
+            np.testing.assert_allclose(gradient[b, row, kept][j], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_softmax_of_large_scores_and_of_what_lies_under_a_mask():
+    softmax = NORMALIZERS["softmax"]()
+    rows = jnp.array([[1e4, 1e4, -1e4], [-1e30, -1e30, 1e30], [0.0, jnp.inf, 1.0]])
+    mask = jnp.array([[True, True, True], [True, True, False], [True, False, True]])
+    expected = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [1 / (1 + np.e), 0, np.e / (1 + np.e)]])
+    np.testing.assert_allclose(softmax(rows, mask), expected, rtol=1e-6)

@@ -1,0 +1,180 @@
+"""`products.scan` against `lax.scan`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from attn_jax import products
+
+BATCH, SIZE, STEPS = 2, 3, 5
+
+
+def problem():
+    """Operands, carry and inputs. `w` is used in two products and raw, `u` in one product, `keys` have a batch axis."""
+    rng = np.random.default_rng(0)
+    operands = {
+        "w": rng.normal(size=(SIZE, SIZE)),
+        "u": rng.normal(size=(4, SIZE)),
+        "keys": rng.normal(size=(BATCH, 6, SIZE)),
+        "scale": rng.normal(size=SIZE),
+        "unused": rng.normal(size=2),
+        "column": np.array([2, 0, 1], np.int32),
+        "chosen": np.array([True, False, True]),
+        "absent": None,
+    }
+    return operands, rng.normal(size=(BATCH, SIZE)), (rng.normal(size=(STEPS, BATCH, 4)), np.arange(STEPS))
+
+
+def body(operands, h, x):
+    x, number = x
+    y = products.contract("bi,io->bo", x, operands["u"]) + products.contract("bh,ho->bo", h, operands["w"])
+    h = jnp.tanh(y * operands["scale"][None])
+    h = h + products.contract("bh,oh->bo", jnp.where(operands["chosen"][None], h, 0), operands["w"])
+    scores = products.contract("bh,bsh->bs", h, operands["keys"])
+    context = products.contract("bs,bsh->bh", jax.nn.softmax(scores), operands["keys"])
+    h = jnp.tanh(context + h[:, operands["column"]] + operands["w"][0][None] * number)
+    return h, (scores, h)
+
+
+def plain(body, reverse, operands, carry, xs):
+    return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)
+
+
+def split(operands):
+    floating = {k: v for k, v in operands.items() if v is not None and v.dtype == float}
+    return floating, {k: v for k, v in operands.items() if k not in floating}
+
+
+def objective(scan, reverse, floating, rest, carry, xs):
+    last, (scores, states) = scan(body, reverse, {**floating, **rest}, carry, xs)
+    weights = jnp.arange(1.0, STEPS + 1).reshape(STEPS, 1, 1)
+    return jnp.sum(jnp.sin(last)) + jnp.sum(weights * scores) + jnp.sum(weights * states**2)
+
+
+def assert_close(found, expected, rtol=1e-9):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * 1e-3), found, expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_values_and_gradients_are_those_of_lax_scan(x64, reverse):
+    operands, carry, (xs, numbers) = problem()
+    floating, rest = split(operands)
+
+    @functools.partial(reference.jit, static_argnums=0)
+    def both(scan, floating, carry, xs):
+        f = functools.partial(objective, scan, reverse)
+        return jax.value_and_grad(lambda o, c, x: f(o, rest, c, (x, numbers)), (0, 1, 2))(floating, carry, xs)
+
+    assert_close(both(products.scan, floating, carry, xs), both(plain, floating, carry, xs))
+
+
+def test_outputs_are_those_of_lax_scan_without_differentiation(x64):
+    operands, carry, xs = problem()
+    assert_close(products.scan(body, False, operands, carry, xs), plain(body, False, operands, carry, xs))
+
+
+def test_under_vmap_gradients_are_those_of_each_run(x64):
+    operands, carry, (xs, numbers) = problem()
+    floating, rest = split(operands)
+    runs = jax.tree.map(lambda a: np.stack([a, a * 0.5, a + 0.1]), floating)
+
+    def gradients(scan, floating):
+        return jax.grad(lambda o: objective(scan, False, o, rest, carry, (xs, numbers)))(floating)
+
+    together = reference.jit(jax.vmap(functools.partial(gradients, products.scan)))(runs)
+    alone = reference.jit(functools.partial(gradients, plain))
+    for run in range(3):
+        assert_close(
+            jax.tree.map(lambda a, run=run: a[run], together), alone(jax.tree.map(lambda a, run=run: a[run], runs))
+        )
+
+
+def test_nested_scopes_find_their_own_operands(x64):
+    """A scan inside the body of a scan, as a recurrent layer under a run axis that is itself a loop."""
+    rng = np.random.default_rng(1)
+    w, xs = rng.normal(size=(SIZE, SIZE)), rng.normal(size=(STEPS, 2, BATCH, SIZE))
+
+    def loss(scan, w, xs):
+        def inner(w, h, x):
+            h = jnp.tanh(products.contract("bh,ho->bo", h, w) + x)
+            return h, None
+
+        def outer(w, h, x):
+            h, _ = scan(inner, False, w, h, x)
+            return products.contract("bh,ho->bo", h, w), None
+
+        return jnp.sum(scan(outer, False, w, jnp.zeros((BATCH, SIZE)), xs)[0] ** 2)
+
+    both = reference.jit(jax.grad(loss, (1, 2)), static_argnums=0)
+    assert_close(both(products.scan, w, xs), both(plain, w, xs))
+
+
+def inner_jaxprs(jaxpr):
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            if hasattr(value, "eqns"):
+                inner = getattr(value, "jaxpr", value)
+                yield equation, inner
+                yield from inner_jaxprs(inner)
+
+
+def made_in_loops(scan, shape):
+    """How many arrays of a shape are computed inside the loops of a gradient."""
+
+    def body(w, h, x):
+        h = jnp.tanh(products.contract("bh,ho->bo", h, w) + x)
+        return h, h
+
+    def loss(w, carry, xs):
+        return jnp.sum(scan(body, False, w, carry, xs)[1] ** 2)
+
+    arguments = (jnp.ones(shape), jnp.ones((2, shape[0])), jnp.ones((4, 2, shape[1])))
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr
+    loops = [inner for equation, inner in inner_jaxprs(jaxpr) if equation.primitive.name == "scan"]
+    assert len(loops) >= 2, "a forward and a backward loop"
+    return sum(
+        v.aval.shape == shape and e.primitive.name in ("dot_general", "add_any", "add")
+        for loop in loops
+        for e in loop.eqns
+        for v in e.outvars
+    )
+
+
+def test_no_weight_gradient_is_accumulated_inside_the_backward_loop():
+    """The reason why `products.scan` exists. The plain scan shows that the check would see it."""
+    assert made_in_loops(plain, (7, 7)) >= 2
+    assert made_in_loops(products.scan, (7, 7)) == 0
+
+
+def test_bfloat16_rounds_the_operands_and_accumulates_in_float32():
+    rng = np.random.default_rng(0)
+    a, w = rng.normal(size=(2, 300)).astype(np.float32), rng.normal(size=(300, 4)).astype(np.float32)
+
+    def rounded(x):
+        return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+    out = products.contract("bi,io->bo", jnp.asarray(a), jnp.asarray(w), jnp.bfloat16)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, rounded(a) @ rounded(w), rtol=1e-4, atol=1e-5)
+    assert np.abs(out - a.astype(np.float64) @ w).max() > 1e-3, "nothing was rounded"
+
+
+def test_bfloat16_gradient_of_a_weight_is_the_product_of_rounded_operands():
+    rng = np.random.default_rng(0)
+    xs, w = rng.normal(size=(STEPS, 2, 4)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    g = rng.normal(size=(STEPS, 2, 3)).astype(np.float32)
+
+    def loss(w):
+        def body(w, carry, x):
+            return carry, products.contract("bi,io->bo", x, w, jnp.bfloat16)
+
+        return jnp.sum(g * products.scan(body, False, w, jnp.zeros(()), xs)[1])
+
+    gradient = reference.jit(jax.grad(loss))(w)
+    x16, g16 = (np.asarray(jnp.asarray(v).astype(jnp.bfloat16).astype(jnp.float32)) for v in (xs, g))
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_allclose(gradient, np.einsum("tbi,tbo->io", x16, g16), rtol=1e-5, atol=1e-6)

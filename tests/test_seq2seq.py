@@ -1,0 +1,175 @@
+"""The whole model: values and gradients against the definition, refusals by name, canonical forms, sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+from attn_jax import config as configs
+from attn_jax.config import Config
+from attn_jax.errors import UserError
+from attn_jax.scores import SCORES
+from attn_jax.seq2seq import build, canonical, check, with_hidden_size
+from attn_jax.training import batch_loss
+
+SOURCES = [[4, 5, 6, 7], [8], [5, 5, 4]]
+TARGETS = [[4, 2], [7, 3, 5, 2], [2]]
+
+# Every score; and since 2 and 3 have no common factor, every cell with and without feeding.
+MODELS = [
+    {
+        "score": score,
+        "input_feeding": ["none", "attentional"][n % 2],
+        "cell": ["lstm", "gru", "rnn"][n % 3],
+        "encoder.name": ["uni", "bi", "reversed", "bi"][n % 4],
+        "encoder.layers": 1 + n % 2,
+        "decoder.layers": 1 + n % 2,
+    }
+    for n, score in enumerate([*SCORES, "none"])
+]
+
+
+def loss_of(params, config, smoothing):
+    """The summed training loss from the definition."""
+    total = 0.0
+    for source, target in zip(SOURCES, TARGETS, strict=True):
+        logits, _ = reference.model(params, config, source, [reference.BOS, *target[:-1]])
+        for row, symbol in zip(logits, target, strict=True):
+            log_p = row - np.log(np.sum(np.exp(row)))
+            total -= (1 - smoothing) * log_p[symbol] + smoothing * np.sum(log_p[1:]) / (len(row) - 1)
+    return total
+
+
+@pytest.mark.parametrize("changes", MODELS, ids=lambda changes: "-".join(list(changes.values())[:4]))
+def test_loss_and_gradients_of_padded_batches_are_those_of_lone_examples(x64, changes):
+    model, config, params = reference.tiny_model(**changes)
+    source, target = reference.padded(SOURCES, 6), reference.padded(TARGETS, 5)
+
+    @reference.jit
+    @jax.value_and_grad
+    def loss(params):
+        return batch_loss(model, params, source, target, smoothing=0.2)[0].loss
+
+    value, gradients = loss({name: jnp.asarray(value) for name, value in params.items()})
+    np.testing.assert_allclose(value, loss_of(params, config, 0.2), rtol=1e-9)
+    reference.assert_gradients(lambda p: loss_of(p, config, 0.2), params, gradients)
+    # Padding is symbol 0: its vectors are looked up, and must not matter.
+    assert not np.any(gradients["source_embedding.table"][0])
+    assert not np.any(gradients["decoder.embedding.table"][0])
+
+
+REFUSED = [
+    ({"cell": "lstn"}, "unknown cell 'lstn': did you mean 'lstm'"),
+    ({"score": "dott"}, "unknown score 'dott': did you mean 'dot'.*none"),
+    ({"bridge": "lost"}, "unknown bridge 'lost': did you mean 'last'"),
+    ({"combine": "than"}, "unknown combine 'than': did you mean 'tanh'"),
+    ({"encoder": "bidi"}, "unknown encoder 'bidi': did you mean 'bi'"),
+    ({"input_feeding": "attention"}, "unknown input_feeding 'attention': did you mean 'attentional'"),
+    ({"score": "none", "bridge": "zero"}, "score=none with bridge=zero"),
+    ({"score": "dot", "score.memory_projection": False}, "'dot' needs equal widths.*query has 4.*memory 5"),
+    ({"bridge": "last"}, "bridge 'last'"),
+    ({"combine": "add"}, "combine 'add'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=lambda value: str(value)[:30])
+def test_illegal_combinations_are_refused_by_name(changes, message):
+    config = reference.tiny(**changes)
+    for refuse in (check, lambda c: build(c, 9, 8)):
+        with pytest.raises(UserError, match=message) as error:
+            refuse(config)
+        assert "\n" not in str(error.value)
+
+
+def test_first_parameters_depend_on_the_seed_alone():
+    """Not on a batch, nor on whether weights are asked for: making a model takes neither."""
+    config = reference.tiny(init="uniform")
+    # Threefry keys, the usual ones, take seconds to compile here.
+    keys = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
+    init = reference.jit(build(config, 9, 8).init)
+    one, again, other = init(keys[0]), init(keys[0]), init(keys[1])
+    # Symbol tables and what comes before attention do not depend on its score either.
+    plain = reference.jit(build(reference.tiny(init="uniform", score="none"), 9, 8).init)(keys[0])
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, again[name])
+        assert not value.any() or np.abs(value - other[name]).max() > 0, name
+        if name.startswith(
+            ("source_embedding", "encoder", "decoder.embedding", "decoder.bridge", "decoder.core.cells")
+        ):
+            np.testing.assert_array_equal(value, plain[name])
+
+
+def test_parameters_bind_in_any_order(x64):
+    model, _, params = reference.tiny_model()
+    for given in (params, dict(reversed(params.items()))):
+        found = reference.by_name(nnx.state(model.bind(given), nnx.Param))
+        assert found.keys() == params.keys()
+        assert all(np.array_equal(found[name], value) for name, value in params.items())
+
+
+@pytest.mark.parametrize(
+    ("context", "field", "value"),
+    [
+        ({"score": "none"}, "score.size", 7),
+        ({"score": "none"}, "combine", "linear"),
+        ({"score": "none"}, "combine.bias", True),
+        ({"score": "none"}, "score.memory_projection", True),
+        ({"score": "general"}, "score.size", 7),
+        ({"score": "additive"}, "score.memory_projection", True),
+        ({"combine": "add"}, "combine.bias", True),
+        ({"cell": "gru"}, "cell.forget_bias", 1.0),
+        ({"init": "glorot"}, "init.scale", 0.5),
+        ({"init": "fan_in"}, "init.scale", 0.5),
+        ({}, "dropout.layer", 0.5),
+        ({"data.source_unit": "words"}, "data.bpe_size", 100),
+        ({"optim": "sgd"}, "optim.epsilon", 1.0),
+        ({"optim": "adam"}, "optim.rho", 0.5),
+        ({"optim": "rmsprop"}, "optim.beta1", 0.5),
+        ({"optim.schedule": "constant"}, "optim.decay_factor", 0.5),
+        ({"optim.schedule": "constant"}, "optim.decay_after", 1.0),
+        ({"optim.schedule": "halving"}, "optim.decay_factor", 0.5),
+        ({"optim.schedule": "decay"}, "optim.warmup_steps", 10.0),
+        ({"train.steps": 10}, "train.epochs", 3.0),
+    ],
+)
+def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, value):
+    before = configs.override(Config(), context)
+    assert canonical(configs.override(before, {field: value})) == canonical(before)
+
+
+@pytest.mark.parametrize(
+    ("context", "field", "value"),
+    [
+        ({"score": "additive"}, "score.size", 7),
+        ({"score": "dot"}, "score.memory_projection", True),
+        ({"score": "dot"}, "combine.bias", True),
+        ({"cell": "lstm"}, "cell.forget_bias", 1.0),
+        ({"init": "uniform"}, "init.scale", 0.5),
+        ({"decoder.layers": 2}, "dropout.layer", 0.5),
+        ({"encoder.layers": 2}, "dropout.layer", 0.5),
+        ({"data.target_unit": "bpe"}, "data.bpe_size", 100),
+        ({"optim": "adam"}, "optim.beta1", 0.5),
+        ({"optim": "rmsprop"}, "optim.rho", 0.5),
+        ({"optim": "adadelta"}, "optim.epsilon", 1.0),
+        ({"optim.schedule": "decay"}, "optim.decay_factor", 0.5),
+        ({"optim.schedule": "halving"}, "optim.decay_after", 1.0),
+        ({"optim.schedule": "cosine"}, "optim.warmup_steps", 10.0),
+        ({}, "train.epochs", 3.0),
+        ({}, "seed", 3),
+    ],
+)
+def test_a_field_that_matters_is_kept(context, field, value):
+    config = configs.override(Config(), {**context, field: value})
+    assert configs.get(canonical(config), field) == value
+    assert canonical(canonical(config)) == canonical(config)
+
+
+def test_hidden_size_is_the_width_of_query_and_memory():
+    for name, per_direction in [("uni", 6), ("bi", 3), ("reversed", 6)]:
+        config = with_hidden_size(configs.override(Config(), {"encoder": name}), 6)
+        assert (config.decoder.size, config.encoder.size, config.embedding.size) == (6, per_direction, 6)
+        check(configs.override(config, {"score": "dot", "bridge": "last", "combine": "add"}))
+    with pytest.raises(UserError, match="hidden_size=5: must be even"):
+        with_hidden_size(configs.override(Config(), {"encoder": "bi"}), 5)

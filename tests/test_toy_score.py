@@ -1,0 +1,97 @@
+"""A score that a user adds: one class, and everything knows it."""
+
+import csv
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import properties
+import pytest
+import test_scores
+import tiny
+
+from attn_jax.products import contract
+from attn_jax.scores import SCORES, Score
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Distance(Score):
+    """-|q - m_j|^2 (a toy)."""
+
+    name = "toy_distance"
+    equal_sizes = True
+
+    def __call__(self, query, keys, extra):
+        steps = "" if query.ndim == 2 else "t"
+        products = contract(f"b{steps}h,bsh->b{steps}s", query, keys, self.dtype)
+        lengths = jnp.sum(keys**2, axis=-1)
+        lengths = lengths if query.ndim == 2 else lengths[:, None, :]
+        return 2 * products - lengths - jnp.sum(query**2, axis=-1, keepdims=True)
+
+    def formula(self, query, memory, extra):
+        return jnp.array([-jnp.sum((query - m) ** 2) for m in self._projected(memory)])
+
+
+SCRIPT = f"""
+import runpy
+import sys
+
+import jax.numpy as jnp
+from attn_jax.products import contract
+from attn_jax.scores import SCORES, Score
+
+@SCORES.register
+{inspect.getsource(Distance)}
+
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def toy():
+    SCORES.register(Distance)
+    yield Distance.name
+    SCORES.remove(Distance.name)
+
+
+@pytest.mark.usefixtures("x64")
+def test_properties(toy):
+    assert toy in {mechanism["score"] for mechanism in tiny.mechanisms()}
+    test_scores.check_score(toy)
+    properties.padding_changes_nothing(tiny.config(score=toy, cell="rnn"))
+    properties.group_equals_lone_run(tiny.config(score=toy, cell="rnn", input_feeding="attentional"))
+
+
+def experiment(directory, *flags):
+    (directory / "with_toy.py").write_text(SCRIPT)
+    command = [sys.executable, directory / "with_toy.py", ROOT / "experiments" / "compare_scores.py", *flags]
+    environment = {**os.environ, "ATTN_JAX_DATA": str(directory / "data"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=300)
+
+
+def test_flags(tmp_path):
+    told = experiment(tmp_path, "--help")
+    assert told.returncode == 0
+    assert "toy_distance" in told.stdout
+    refused = experiment(tmp_path, "--dataset=synthetic/copy", "--scores=toy_distanse", "--out=out")
+    assert refused.returncode == 2
+    assert "did you mean 'toy_distance'?" in refused.stderr
+
+
+def test_study_and_table(tmp_path):
+    names = "--dataset=synthetic/copy?vocabulary=4&max_length=4&examples=60&test_examples=10&test_max_length=11"
+    sizes = ("--hidden_size=4", "--cells=rnn", "--batch_size=8", "--steps=4", "--seeds=2")
+    done = experiment(tmp_path, names, *sizes, "--scores=toy_distance", "--out=out")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["score"], line["seed"]) for line in lines} == {("toy_distance", seed) for seed in "01"}
+    table = done.stdout.splitlines()
+    assert any("toy_distance" in line for line in table)
+    assert table[-1] == "out/report.html"
+    assert "toy_distance" in (tmp_path / "out" / "report.html").read_text()
