@@ -1,8 +1,8 @@
 """Configurations: frozen dataclasses with a canonical form, typed overrides, JSON, and a run id.
 
-A *run* is one `Config`. Its fields are addressed by dotted paths (`optim.learning_rate`); a path that names a section with a
-`name` field means that field (`score` is `score.name`). Fields marked `traced` are numbers that enter the compiled program as
-arguments: runs that differ only in them have the same structure and train together as one *group*.
+A *run* is one `Config`. Its fields are addressed by dotted paths (`optim.learning_rate`); a path that names a section
+with a `name` field means that field (`score` is `score.name`). Fields marked `traced` are numbers that enter the compiled
+program as arguments: runs that differ only in them have the same structure and train together as one *group*.
 """
 
 import dataclasses
@@ -104,8 +104,9 @@ class Init:
 
     name: Literal["glorot", "uniform", "normal", "fan_in"] = _field(
         "glorot",
-        "glorot: Glorot uniform matrices, orthogonal recurrent blocks, normal(E^-1/2) embeddings, zero biases; uniform: "
-        "everything U(-scale, scale); normal: everything N(0, scale^2); fan_in: U(-n^-1/2, n^-1/2), n the fan-in",
+        "glorot: Glorot uniform matrices, orthogonal recurrent blocks, normal(E^-1/2) embeddings, zero biases; "
+        "uniform: everything U(-scale, scale); normal: everything N(0, scale^2); fan_in: U(-n^-1/2, n^-1/2), n the "
+        "fan-in",
     )
     scale: float = _field(0.08, "half width or standard deviation for uniform and normal", positive=True)
 
@@ -283,7 +284,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """The inverse of `to_dict`; missing fields take their defaults. Raises UserError on unknown fields and wrong types."""
+    """The inverse of `to_dict`; missing fields take their defaults. Raises UserError on unknown fields, wrong types."""
     return override(Config(), flatten(values))
 
 

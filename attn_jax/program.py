@@ -80,10 +80,8 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
             selection.update(values, states.params, step)
             states = states._replace(active=jnp.asarray(selection.going))
             progress.evaluated(step, metric, values[going].tolist())
-    if dev is None or config.train.select == "last":
-        # A stopped run has kept the parameters of its last step.
-        selection.take(np.ones(runs, bool), states.params, step)
-        selection.step[:] = [stop["step"] if stop else step for stop in selection.stopped]
+    # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
+    selection.take_last(states.params, step, every_run=dev is None or config.train.select == "last")
     for log in logs:
         log.close()
     results.write_json(output.program(program) / "timing.json", clock.timing(step))

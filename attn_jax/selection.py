@@ -47,6 +47,13 @@ class Selection:
             self.params = _where(jnp.asarray(chosen), params, self.params)
             self.step[chosen] = step
 
+    def take_last(self, params: Params, step: int, *, every_run: bool) -> None:
+        """At the end: selects the present parameters, of every run or of those that were never evaluated."""
+        chosen = np.full(len(self.stopped), every_run) | ~np.isfinite(self.best)
+        self.take(chosen, params, step)
+        ends = np.array([stop["step"] if stop else step for stop in self.stopped])
+        self.step[chosen] = ends[chosen]
+
     def update(self, values: np.ndarray, params: Params, step: int) -> None:
         """After an evaluation: takes what is better than before, and stops runs whose patience is over."""
         going = self.going

@@ -15,8 +15,8 @@ from attn_jax.metrics import OUTPUT_METRICS
 from attn_jax.progress import Console
 from attn_jax.results import Output
 from attn_jax.seq2seq import with_hidden_size
-from attn_jax.sweep import merged
-from attn_jax.training import groups, steps_of
+from attn_jax.sweep import groups, merged
+from attn_jax.training import steps_of
 
 METRICS = (*LOSS_METRICS, *OUTPUT_METRICS)
 """What runs can be selected by."""

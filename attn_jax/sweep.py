@@ -30,3 +30,11 @@ def merged(variants: Iterable[Config]) -> tuple[list[Config], int]:
     if not found:
         raise UserError("the study has no variants")
     return list(found), count - len(found)
+
+
+def groups(runs: Sequence[Config]) -> list[list[Config]]:
+    """Runs by structure, in order of first appearance."""
+    found: dict[str, list[Config]] = {}
+    for run in runs:
+        found.setdefault(configs.structure(run), []).append(run)
+    return list(found.values())

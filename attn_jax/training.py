@@ -6,7 +6,6 @@ every step takes its bucket by an unbatched switch, gathers each run's own examp
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -185,9 +184,8 @@ class Trainer:
     def _update(
         self, number: Array, state: States, numbers: PyTree, loss: Array, gradients: Params
     ) -> tuple[States, Steps]:
-        """One run's update; nothing changes if it has stopped, or if the loss or a gradient is not finite."""
+        """One run's update; nothing changes if it has stopped, or if a loss, gradient or parameter is not finite."""
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         rate = learning_rate(
             self.config.optim,
             numbers,
@@ -198,17 +196,11 @@ class Trainer:
         transform = transformation(self.config.optim, numbers)
         updates, optimizer = transform.update(gradients, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        whole = jnp.array([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)])
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(whole)
         go = state.active & finite
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(go, new, old), (params, optimizer), (state.params, state.optimizer)
         )
         failed = jnp.where(state.active & ~finite, number, state.failed)
         return States(params, optimizer, go, failed), Steps(loss, norm, rate)
-
-
-def groups(runs: Sequence[Config]) -> list[list[Config]]:
-    """Runs by structure, in order of first appearance."""
-    found: dict[str, list[Config]] = {}
-    for run in runs:
-        found.setdefault(json.dumps(configs.structure(run)), []).append(run)
-    return list(found.values())

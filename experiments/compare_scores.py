@@ -1,4 +1,4 @@
-"""Compare scoring functions (and any other choice) on a data set over several seeds.
+r"""Compare scoring functions (and any other choice) on a data set over several seeds.
 
     python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=../shared/data \
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs

@@ -1,6 +1,5 @@
 """Strict JAX settings for all tests, and fixtures that several test files share."""
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -22,8 +21,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["ATTN_JAX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-with contextlib.suppress(ModuleNotFoundError):
-    from data_dir import manual_dir  # noqa: F401
+# Compiling is most of what these tests do, and the programs are tiny.
+jax.config.update("jax_disable_most_optimizations", True)
+
+from data_dir import manual_dir  # noqa: E402, F401
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import tiny
 from attn_jax.data.corpus import encode
 from attn_jax.data.text import BOS, PAD
 from attn_jax.errors import UserError
-from attn_jax.training import Trainer, groups, steps_of
+from attn_jax.sweep import groups
+from attn_jax.training import Trainer, steps_of
 
 MECHANISMS = pytest.mark.parametrize("mechanism", tiny.mechanisms(), ids=lambda m: "-".join(map(str, m.values())))
 

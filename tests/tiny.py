@@ -5,17 +5,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-
 from attn_jax import config as configs
 from attn_jax.cells import CELLS
 from attn_jax.config import Config
 from attn_jax.data.datasets import Dataset, Example, Info, fingerprint, pair
 from attn_jax.decoder import FEEDINGS
 from attn_jax.scores import NONE, SCORES
-
-# Compiling is most of what these tests do, and the programs are tiny.
-jax.config.update("jax_disable_most_optimizations", True)
 
 SIZES = {
     "embedding.size": 3,
