@@ -1,8 +1,8 @@
 """Configurations: frozen dataclasses with a canonical form, typed overrides, JSON, and a run id.
 
 A *run* is one `Config`. Its fields are addressed by dotted paths (`optim.learning_rate`); a path that names a section
-with a `name` field means that field (`score` is `score.name`). Fields marked `traced` are numbers that enter the compiled
-program as arguments: runs that differ only in them have the same structure and train together as one *group*.
+with a `name` field means that field (`score` is `score.name`). Fields marked `traced` are numbers that enter the
+compiled program as arguments: runs that differ only in them have the same structure and train together as one *group*.
 """
 
 import dataclasses

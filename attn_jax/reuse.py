@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, results
+from attn_jax import checkpoint, evaluation, results, sweep
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode, pad
@@ -88,8 +88,7 @@ class Run:
 
 def configure(dataset: Dataset, changes: Mapping[str, Any] | None = None) -> Config:
     """The configuration that a data set recommends, with changes by path. Raises UserError if it describes no model."""
-    base = configs.override(Config(), {"data.dataset": dataset.info.name})
-    config = configs.override(base, {**dataset.info.recommended, **(changes or {})})
+    config = sweep.base(dataset, changes or {})
     check(config)
     return canonical(config)
 

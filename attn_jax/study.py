@@ -14,7 +14,6 @@ from attn_jax.evaluation import LOSS_METRICS
 from attn_jax.metrics import OUTPUT_METRICS
 from attn_jax.progress import Console
 from attn_jax.results import Output
-from attn_jax.seq2seq import with_hidden_size
 from attn_jax.sweep import groups, merged
 from attn_jax.training import steps_of
 
@@ -41,23 +40,6 @@ class Corpora:
         if config.data not in self._encoded:
             self._encoded[config.data] = encode(self.dataset(config.data.dataset), config)
         return self._encoded[config.data]
-
-
-def recommended(dataset: data.Dataset) -> Config:
-    """The configuration that a data set recommends."""
-    base = configs.override(Config(), {"data.dataset": dataset.info.name})
-    return configs.override(base, dataset.info.recommended)
-
-
-def base(dataset: data.Dataset, changes: Mapping[str, Any]) -> Config:
-    """The recommended configuration with changes by path; `hidden_size` sets both sides, see `with_hidden_size`."""
-    config = recommended(dataset)
-    fields = {path: value for path, value in changes.items() if path != "hidden_size"}
-    config = configs.override(config, fields)
-    if "hidden_size" in changes:
-        # Sizes that were set one by one win over the common one.
-        config = configs.override(with_hidden_size(config, int(changes["hidden_size"])), fields)
-    return config
 
 
 def run(

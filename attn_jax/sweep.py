@@ -6,8 +6,19 @@ from typing import Any
 
 from attn_jax import config as configs
 from attn_jax.config import Config
+from attn_jax.data.datasets import Dataset
 from attn_jax.errors import UserError
-from attn_jax.seq2seq import canonical, check
+from attn_jax.seq2seq import canonical, check, with_hidden_size
+
+
+def base(dataset: Dataset, changes: Mapping[str, Any]) -> Config:
+    """What a data set recommends, with changes by path; `hidden_size` sets both sides, see `with_hidden_size`."""
+    fields = {path: value for path, value in changes.items() if path != "hidden_size"}
+    config = configs.override(Config(), {"data.dataset": dataset.info.name, **dataset.info.recommended, **fields})
+    if "hidden_size" in changes:
+        # Sizes that were set one by one win over the common one.
+        config = configs.override(with_hidden_size(config, int(changes["hidden_size"])), fields)
+    return config
 
 
 def product(base: Config, axes: Mapping[str, Sequence[Any]]) -> list[Config]:

@@ -35,7 +35,7 @@ def main() -> None:
     corpora = study.Corpora(
         lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir, files=cli.files())
     )
-    base = study.base(corpora.dataset(flags.dataset), changes)
+    base = sweep.base(corpora.dataset(flags.dataset), changes)
     axes.setdefault("score.name", list(SCORES))
     path = study.run(
         sweep.product(base, axes),

@@ -10,7 +10,7 @@ padding), and the mean of several seeds is reported (the publication has one). P
 the page beside ours.
 """
 
-from attn_jax import cli, data, report, study
+from attn_jax import cli, data, report, study, sweep
 
 EPOCHS = {"geo": {"dot": 90, "none": 160}, "jobs": {"dot": 95, "none": 95}}
 """As in the released scripts; not matched between the variants of GEO."""
@@ -29,7 +29,7 @@ def main() -> None:
     dataset = f"semantic_parsing/{flags.dataset}"
     epochs = EPOCHS[flags.dataset]
     variants = [
-        study.base(corpora.dataset(dataset), {"score": score, "train.epochs": epochs[score], **changes})
+        sweep.base(corpora.dataset(dataset), {"score": score, "train.epochs": epochs[score], **changes})
         for score in ("dot", "none")
     ]
     reference = [

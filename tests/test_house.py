@@ -19,7 +19,7 @@ ROOMS = """
     encoders bridges combines decoder seq2seq
     data losses metrics decoding
     optimizers training evaluation checkpoint results selection outcome program
-    reuse sweep stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
+    sweep reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
     __init__
 """
 ORDER = ROOMS.split()

@@ -198,10 +198,10 @@ def test_mistakes_are_refused_before_anything_is_written(case, tmp_path):
 
 def test_recommended_configuration_and_hidden_size():
     data = tiny.dataset(recommended={"encoder.name": "bi", "decoder.size": 4, "score": "dot"})
-    config = study.base(data, {"hidden_size": "10", "embedding.size": 7})
+    config = sweep.base(data, {"hidden_size": "10", "embedding.size": 7})
     assert (config.data.dataset, config.score.name) == ("toy/letters", "dot")
     assert (config.encoder.size, config.decoder.size, config.embedding.size) == (5, 10, 7)
-    assert study.base(data, {}).decoder.size == 4
+    assert sweep.base(data, {}).decoder.size == 4
 
 
 def test_programs_are_parts_of_groups(tmp_path, monkeypatch):
