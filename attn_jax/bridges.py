@@ -60,20 +60,71 @@ class Last(Bridge):
         return tuple(tuple(part[:, layer] for part in memory.summary) for layer in range(self.layers))
 
 
+class _Summary(Bridge):
+    """tanh(W s + b) of a summary s of width `inputs`, for every layer and part."""
+
+    def __init__(self, parts: int, config: Config, *, init: Initializer, dtype: type | None = None):
+        super().__init__(parts, config, init=init)
+        inputs = self.width(config)
+        self.dense = nnx.List([Dense(inputs, self.size, init=init, dtype=dtype) for _ in range(self.layers * parts)])
+
+    @staticmethod
+    def width(config: Config) -> int:
+        """Width of the summary."""
+        return memory_size(config)
+
+    def summaries(self, memory: Memory) -> list[Array]:
+        """The summary for each part."""
+        raise TypeError(f"{type(self).__name__} must define summaries")
+
+    def __call__(self, memory: Memory) -> tuple[tuple[Array, ...], ...]:
+        found = self.summaries(memory)
+        return tuple(
+            tuple(jnp.tanh(self.dense[layer * self.parts + p](found[p])) for p in range(self.parts))
+            for layer in range(self.layers)
+        )
+
+
 @BRIDGES.register
-class DenseBridge(Bridge):
+class DenseBridge(_Summary):
     """tanh(W summary + b), the summary being the last states of all layers and directions."""
 
     name = "dense"
 
-    def __init__(self, parts: int, config: Config, *, init: Initializer, dtype: type | None = None):
-        super().__init__(parts, config, init=init)
-        inputs = config.encoder.layers * memory_size(config)
-        self.dense = nnx.List([Dense(inputs, self.size, init=init, dtype=dtype) for _ in range(self.layers * parts)])
+    @staticmethod
+    def width(config: Config) -> int:
+        return config.encoder.layers * memory_size(config)
 
-    def __call__(self, memory: Memory) -> tuple[tuple[Array, ...], ...]:
-        flat = [part.reshape(part.shape[0], -1) for part in memory.summary]
-        return tuple(
-            tuple(jnp.tanh(self.dense[layer * self.parts + p](flat[p])) for p in range(self.parts))
-            for layer in range(self.layers)
-        )
+    def summaries(self, memory: Memory) -> list[Array]:
+        return [part.reshape(part.shape[0], -1) for part in memory.summary]
+
+
+@BRIDGES.register
+class Mean(_Summary):
+    """tanh(W mean(states) + b), the mean over real positions (nematus)."""
+
+    name = "mean"
+
+    def summaries(self, memory: Memory) -> list[Array]:
+        count = jnp.maximum(jnp.sum(memory.mask, axis=1, keepdims=True), 1)
+        return [jnp.sum(jnp.where(memory.mask[:, :, None], memory.states, 0), axis=1) / count] * self.parts
+
+
+@BRIDGES.register
+class Backward(_Summary):
+    """tanh(W s + b), s the last layer's backward state at position 1 (Bahdanau et al. 2015, appendix A.2.2)."""
+
+    name = "backward"
+
+    def __init__(self, parts: int, config: Config, *, init: Initializer, dtype: type | None = None):
+        if config.encoder.name == "uni":
+            raise UserError("bridge 'backward' needs a backward direction: encoder=bi or encoder=reversed, not uni")
+        super().__init__(parts, config, init=init, dtype=dtype)
+
+    @staticmethod
+    def width(config: Config) -> int:
+        return config.encoder.size
+
+    def summaries(self, memory: Memory) -> list[Array]:
+        # The backward direction comes last in a summary, and ends at position 1.
+        return [part[:, -1, -self.dense[0].kernel[...].shape[0] :] for part in memory.summary]

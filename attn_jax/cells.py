@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attn_jax import config
-from attn_jax.layers import Initializer, project
+from attn_jax.layers import Initializer, layer_norm, project
 from attn_jax.products import contract
 from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float
@@ -130,3 +130,56 @@ class GRU(Cell):
 
         (h,) = carry
         return next_carry(projected, self._from_state(h, mask), self.candidate_bias[...][None], h)
+
+
+@CELLS.register
+class GRUResetBefore(Cell):
+    """r, z = sigmoid(W x + U h + b); n = tanh(W x + U (r h) + b); h' = (1 - z) n + z h (Cho et al. 2014, section 2.3).
+
+    The reset gate acts before the recurrent product. Gate order r, z, n.
+    """
+
+    name = "gru_reset_before"
+    gates = 3
+
+    def __init__(self, input_sizes: tuple[int, ...], size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(input_sizes, size, init=init, **kwargs)
+        self.recurrent = init.recurrent(size, 2)
+        self.candidate = init.recurrent(size, 1)
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        (h,) = carry
+        two = 2 * self.size
+        gates = 0.5 + 0.5 * jnp.tanh(0.5 * (projected[:, :two] + self._from_state(h, mask)))
+        r, z = jnp.split(gates, 2, axis=-1)
+        reset = r * h if mask is None else r * h * mask
+        n = jnp.tanh(projected[:, two:] + contract("bh,hg->bg", reset, self.candidate[...], self.dtype))
+        return (n + z * (h - n),)
+
+
+@CELLS.register
+class LayerNormLSTM(LSTM):
+    """The LSTM with layer norm (LN) on W x, on U h, and on c' before its tanh (Ba et al. 2016, equations 20 to 22).
+
+    Gates are LN(W x) + LN(U h) + b; h' = o tanh(LN(c') + b_c). The carry keeps c' itself.
+    """
+
+    name = "lnlstm"
+
+    def __init__(self, input_sizes: tuple[int, ...], size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(input_sizes, size, init=init, **kwargs)
+        self.input_gain, self.recurrent_gain = init.gain(4 * size), init.gain(4 * size)
+        self.cell_gain, self.cell_bias = init.gain(size), init.bias(size, size)
+
+    def project(self, x: Float[Array, "... I"], source: int = 0) -> Float[Array, "... G"]:
+        # The bias comes after the norm, and the norm after the products of all inputs are added.
+        return project(x, self.kernels[source][...], self.dtype)
+
+    def step(self, carry: Carry, projected: Float[Array, "B G"], mask: Float[Array, "B H"] | None = None) -> Carry:
+        h, c = carry
+        gates = layer_norm(projected, self.input_gain[...])
+        gates = gates + layer_norm(self._from_state(h, mask), self.recurrent_gain[...]) + self.bias[...][None]
+        half = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], gates.dtype), self.size)[None]
+        i, f, g, o = jnp.split(jnp.tanh((gates + self._forget_bias(gates.dtype)) * half), 4, axis=-1)
+        c = 0.5 * ((1 + f) * c + (1 + i) * g)
+        return 0.5 * (1 + o) * jnp.tanh(layer_norm(c, self.cell_gain[...]) + self.cell_bias[...][None]), c

@@ -172,9 +172,10 @@ class Config:
     cell: Cell = Cell()
     embedding: Embedding = Embedding()
     encoder: Encoder = Encoder()
-    bridge: str = _field("dense", "first decoder state: zero, last, dense")
+    bridge: str = _field("dense", "first decoder state")
     decoder: Decoder = Decoder()
     score: Score = Score()
+    normalizer: str = _field("softmax", "scores to weights")
     combine: Combine = Combine()
     input_feeding: str = _field("none", "what enters the next step: none, attentional")
     precision: Literal["float32", "bfloat16"] = _field(

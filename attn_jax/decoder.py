@@ -60,7 +60,7 @@ class Step(nnx.Module):
             self.attention = self.combine = None
         else:
             score = SCORES[config.score.name](size, memory, settings=config.score, init=init, dtype=dtype)
-            self.attention = Attention(score, NORMALIZERS["softmax"]())
+            self.attention = Attention(score, NORMALIZERS[config.normalizer]())
             self.combine = COMBINES[config.combine.name](memory, size, settings=config.combine, init=init, dtype=dtype)
 
     def __call__(

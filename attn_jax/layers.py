@@ -61,6 +61,14 @@ class Initializer:
         limit = math.sqrt(6 / (size + 1))
         return self._draw((size,), lambda k, s, d: jax.random.uniform(k, s, d, -limit, limit), size)
 
+    def scalar(self, value: float) -> nnx.Param:
+        """A gain that starts at `value`, whatever the configuration."""
+        return nnx.Param(jnp.asarray(value, self.dtype))
+
+    def gain(self, size: int) -> nnx.Param:
+        """The gains of a layer norm: ones, whatever the configuration."""
+        return nnx.Param(jnp.ones((size,), self.dtype))
+
     def bias(self, size: int, fan_in: int) -> nnx.Param:
         """A bias vector: zero under `glorot`."""
         return self._draw((size,), lambda k, s, d: jnp.zeros(s, d), fan_in)
@@ -84,6 +92,13 @@ def project(x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: Any = 
     """X W over the last axis of x."""
     axes = "abc"[: x.ndim - 1]
     return contract(f"{axes}i,io->{axes}o", x, kernel, dtype)
+
+
+def layer_norm(x: Float[Array, "... F"], gain: Float[Array, " F"], epsilon: float = 1e-6) -> Float[Array, "... F"]:
+    """Gives gain (x - mean) / sqrt(variance + epsilon) over the last axis (Ba et al. 2016, equation 4)."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + epsilon)
+    return centred * scale * gain.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Embedding(nnx.Module):

@@ -152,6 +152,23 @@ class General(Score):
         return jnp.array([query @ self.kernel[...].T @ m for m in memory])
 
 
+@SCORES.register
+class ScaledGeneral(General):
+    """g q' W m_j, g learned from 1 (tensorflow/nmt's scaled_luong)."""
+
+    name = "scaled_general"
+
+    def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(query_size, memory_size, init=init, **kwargs)
+        self.g = init.scalar(1.0)
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return self.g[...] * super().__call__(query, keys, extra)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        return self.g[...] * super().formula(query, memory, extra)
+
+
 class _Tanh(Score):
     """v' tanh(W q + U m_j): the form that concat and additive share."""
 
@@ -165,8 +182,11 @@ class _Tanh(Score):
     def keys(self, memory: Memory) -> Array:
         return project(memory.states, self.memory_kernel[...], self.dtype)
 
+    def _vector(self) -> Float[Array, " H"]:
+        return self.v[...]
+
     def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
-        a, v = project(query, self.query_kernel[...], self.dtype), self.v[...]
+        a, v = project(query, self.query_kernel[...], self.dtype), self._vector()
 
         def row(a_BH: Array) -> Array:
             return contract("bsh,h->bs", jnp.tanh(a_BH[:, None, :] + keys), v, self.dtype)
@@ -217,6 +237,30 @@ class Additive(_Tanh):
 
 
 @SCORES.register
+class NormedAdditive(Additive):
+    """g (v / |v|)' tanh(W q + U m_j + b), g from sqrt(1 / size) (Salimans and Kingma 2016; tensorflow/nmt)."""
+
+    name = "normed_additive"
+
+    def __init__(self, query_size: int, memory_size: int, *, settings: config.Score, init: Initializer, **kwargs: Any):
+        super().__init__(query_size, memory_size, settings=settings, init=init, **kwargs)
+        size = settings.size or query_size
+        self.g = init.scalar(math.sqrt(1 / size))
+        self.bias = init.bias(size, memory_size)
+
+    def _vector(self) -> Float[Array, " H"]:
+        return self.g[...] * self.v[...] / jnp.linalg.norm(self.v[...])
+
+    def keys(self, memory: Memory) -> Array:
+        return super().keys(memory) + self.bias[...][None, None]
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        w, u = self.query_kernel[...].T, self.memory_kernel[...].T
+        v = self.v[...] / jnp.sqrt(self.v[...] @ self.v[...])
+        return jnp.array([self.g[...] * (v @ jnp.tanh(w @ query + u @ m + self.bias[...])) for m in memory])
+
+
+@SCORES.register
 class Cosine(Score):
     """q . m_j / (|q| |m_j|), norms at least 1e-6 (Graves et al. 2014, section 3.3.1, without the sharpening factor).
 
@@ -243,3 +287,20 @@ class Cosine(Score):
             return jnp.maximum(jnp.linalg.norm(x), self.smallest_norm)
 
         return jnp.array([query @ m / (norm(query) * norm(m)) for m in self._projected(memory)])
+
+
+@SCORES.register
+class ScaledCosine(Cosine):
+    """g q . m_j / (|q| |m_j|), g learned from 1: the sharpness that a bare cosine lacks (Graves et al. 2014)."""
+
+    name = "scaled_cosine"
+
+    def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
+        super().__init__(query_size, memory_size, init=init, **kwargs)
+        self.g = init.scalar(1.0)
+
+    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
+        return self.g[...] * super().__call__(query, keys, extra)
+
+    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
+        return self.g[...] * super().formula(query, memory, extra)

@@ -16,6 +16,7 @@ from attn_jax.decoder import FEEDINGS, Decoder
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
 from attn_jax.layers import Embedding, Initializer, Noise, dropped
+from attn_jax.normalizers import NORMALIZERS
 from attn_jax.scores import NONE, SCORES, Memory
 from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
 
@@ -80,6 +81,7 @@ def check(config: Config) -> None:
     CELLS.check(config.cell.name)
     BRIDGES.check(config.bridge)
     COMBINES.check(config.combine.name)
+    NORMALIZERS.check(config.normalizer)
     if config.score.name not in SCORES and config.score.name != NONE:
         raise unknown("score", config.score.name, [*SCORES, NONE])
     if config.encoder.name not in DIRECTIONS:
@@ -98,7 +100,7 @@ def canonical(config: Config) -> Config:
     score = config.score.name
     if score == NONE:
         changes |= {"score.size": 0, "score.memory_projection": False, "combine.name": default.combine.name}
-        changes["combine.bias"] = default.combine.bias
+        changes |= {"combine.bias": default.combine.bias, "normalizer": default.normalizer}
     else:
         kind = SCORES[score]
         if not kind.uses_size:
@@ -107,7 +109,7 @@ def canonical(config: Config) -> Config:
             changes["score.memory_projection"] = False
     if config.combine.name == "add":
         changes["combine.bias"] = False
-    if config.cell.name != "lstm":
+    if config.cell.name not in ("lstm", "lnlstm"):
         changes["cell.forget_bias"] = default.cell.forget_bias
     if config.init.name not in ("uniform", "normal"):
         changes["init.scale"] = default.init.scale

@@ -14,6 +14,7 @@ from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
+from attn_jax.normalizers import NORMALIZERS
 from attn_jax.scores import NONE, SCORES
 
 cli.define_study_flags(
@@ -22,6 +23,7 @@ cli.define_study_flags(
         "cell": lambda: CELLS,
         "encoder": lambda: DIRECTIONS,
         "bridge": lambda: BRIDGES,
+        "normalizer": lambda: NORMALIZERS,
         "combine": lambda: COMBINES,
         "input_feeding": lambda: FEEDINGS,
     }

@@ -89,10 +89,25 @@ def under(params: Params, prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
+def norm(x: np.ndarray) -> np.ndarray:
+    centred = x - x.sum() / x.size
+    return centred / np.sqrt((centred * centred).sum() / x.size + 1e-6)
+
+
 def cell_step(name: str, p: Params, carry: tuple, x: np.ndarray, forget_bias: float, mask: Any = 1.0) -> tuple:
     """One step of a cell with parameters `recurrent`, `bias` and blocks `kernels.N`, on the joined inputs x."""
     w = np.concatenate([p[f"kernels.{n}"] for n in range(sum(key.startswith("kernels.") for key in p))])
     h = carry[0]
+    if name == "lnlstm":
+        gates = norm(x @ w) * p["input_gain"] + norm((h * mask) @ p["recurrent"]) * p["recurrent_gain"] + p["bias"]
+        i, f, g, o = np.split(gates, 4)
+        c = sigmoid(f + forget_bias) * carry[1] + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(norm(c) * p["cell_gain"] + p["cell_bias"]), c
+    if name == "gru_reset_before":
+        xr, xz, xn = np.split(x @ w + p["bias"], 3)
+        ur, uz = np.split(p["recurrent"], 2, axis=1)
+        r, z = sigmoid(xr + (h * mask) @ ur), sigmoid(xz + (h * mask) @ uz)
+        return ((1 - z) * np.tanh(xn + (r * h * mask) @ p["candidate"]) + z * h,)
     from_input = np.split(x @ w + p["bias"], w.shape[1] // h.size)
     from_state = np.split((h * mask) @ p["recurrent"], w.shape[1] // h.size)
     if name == "rnn":
@@ -109,7 +124,7 @@ def cell_step(name: str, p: Params, carry: tuple, x: np.ndarray, forget_bias: fl
 
 def encode(params: Params, config: Config, inputs: np.ndarray) -> tuple[np.ndarray, list[list[np.ndarray]]]:
     """States [S, K] of the last layer, and for each part of the carry the last state [K] of every layer."""
-    parts = 2 if config.cell.name == "lstm" else 1
+    parts = 2 if config.cell.name in ("lstm", "lnlstm") else 1
     summary: list[list[np.ndarray]] = [[] for _ in range(parts)]
     x = inputs
     for layer in range(config.encoder.layers):
@@ -132,18 +147,28 @@ def encode(params: Params, config: Config, inputs: np.ndarray) -> tuple[np.ndarr
     return x, summary
 
 
-def bridge(params: Params, config: Config, summary: list[list[np.ndarray]]) -> list[tuple[np.ndarray, ...]]:
+def bridge(
+    params: Params, config: Config, states: np.ndarray, summary: list[list[np.ndarray]]
+) -> list[tuple[np.ndarray, ...]]:
     """The first carry of every decoder layer."""
     parts = range(len(summary))
     if config.bridge == "zero":
         return [tuple(np.zeros(config.decoder.size) for _ in parts)] * config.decoder.layers
     if config.bridge == "last":
         return [tuple(summary[part][layer] for part in parts) for layer in range(config.decoder.layers)]
-    assert config.bridge == "dense"
+    if config.bridge == "mean":
+        mean = np.sum(states, axis=0) / max(1, len(states))
+        inputs = [mean for _ in parts]
+    elif config.bridge == "backward":
+        # The last layer's backward direction is the second half of a summary of both.
+        inputs = [np.split(summary[part][-1], 2 if config.encoder.name == "bi" else 1)[-1] for part in parts]
+    else:
+        assert config.bridge == "dense"
+        inputs = [np.concatenate(summary[part]) for part in parts]
     return [
         tuple(
             np.tanh(
-                np.concatenate(summary[part]) @ params[f"decoder.bridge.dense.{layer * len(parts) + part}.kernel"]
+                inputs[part] @ params[f"decoder.bridge.dense.{layer * len(parts) + part}.kernel"]
                 + params[f"decoder.bridge.dense.{layer * len(parts) + part}.bias"]
             )
             for part in parts
@@ -174,6 +199,14 @@ SCORE_ROWS: dict[str, Row] = {
     "concat": _tanh,
     "additive": _tanh,
     "cosine": _cosine,
+    "scaled_general": lambda p, q, m: p["g"] * (m @ p["kernel"] @ q),
+    "normed_additive": lambda p, q, m: (
+        np.tanh(q @ p["query_kernel"] + m @ p["memory_kernel"] + p["bias"])
+        @ p["v"]
+        * p["g"]
+        / np.sqrt(np.sum(p["v"] ** 2))
+    ),
+    "scaled_cosine": lambda p, q, m: p["g"] * _cosine(p, q, m),
 }
 
 
@@ -227,7 +260,7 @@ def model(params: Params, config: Config, source: list[int], inputs: list[int]) 
     """Logits [T, V] and weights [T, S] of the whole model."""
     embedded = params["source_embedding.table"][np.array(source, int)]
     states, summary = encode(params, config, embedded)
-    return decode(params, config, states, bridge(params, config, summary), inputs)
+    return decode(params, config, states, bridge(params, config, states, summary), inputs)
 
 
 def padded(rows: list[list[int]], width: int = 0) -> np.ndarray:

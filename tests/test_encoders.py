@@ -21,8 +21,11 @@ SOURCES = [[4, 5, 6, 7], [], [8, 4]]
         {"encoder": "uni", "cell": "gru"},
         {"encoder": "reversed", "encoder.layers": 2, "cell": "rnn"},
         {"encoder": "bi", "encoder.layers": 2, "decoder.layers": 2, "cell": "lstm"},
+        {"encoder": "bi", "bridge": "mean", "cell": "lnlstm"},
+        {"encoder": "bi", "encoder.layers": 2, "decoder.layers": 2, "bridge": "backward", "cell": "gru_reset_before"},
+        {"encoder": "reversed", "bridge": "backward", "cell": "lstm"},
     ],
-    ids=lambda changes: changes["encoder"],
+    ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_memory_and_bridge_are_the_definition(x64, changes):
     model, config, params = reference.tiny_model(**changes)
@@ -43,7 +46,7 @@ def test_memory_and_bridge_are_the_definition(x64, changes):
         assert not np.any(memory.states[row, len(symbols) :])
         for part, expected in zip(memory.summary, summary, strict=True):
             np.testing.assert_allclose(part[row], expected, rtol=1e-9)
-        for carry, expected in zip(carries, reference.bridge(params, config, summary), strict=True):
+        for carry, expected in zip(carries, reference.bridge(params, config, states, summary), strict=True):
             np.testing.assert_allclose([part[row] for part in carry], expected, rtol=1e-9)
 
 
@@ -72,7 +75,7 @@ def test_bridges_without_parameters_keep_parts_and_layers_apart(x64, name):
     carries = BRIDGES[name](2, config, init=reference.initializer(jnp.float64))(memory)
     for row in range(2):
         summary = [[part[row, layer] for layer in range(2)] for part in memory.summary]
-        for carry, expected in zip(carries, reference.bridge({}, config, summary), strict=True):
+        for carry, expected in zip(carries, reference.bridge({}, config, np.zeros((0, 4)), summary), strict=True):
             np.testing.assert_array_equal([part[row] for part in carry], expected)
 
 
@@ -119,3 +122,8 @@ def test_combine_add_refuses_unequal_widths():
 def test_memory_size_names_the_allowed_encoders():
     with pytest.raises(UserError, match="unknown encoder 'revers': did you mean 'reversed'"):
         encoders.memory_size(reference.tiny(encoder="revers"))
+
+
+def test_bridge_backward_needs_a_backward_direction():
+    with pytest.raises(UserError, match=r"'backward'.*encoder=bi or encoder=reversed"):
+        BRIDGES["backward"](1, reference.tiny(encoder="uni"), init=reference.initializer())

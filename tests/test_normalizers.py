@@ -7,7 +7,31 @@ import pytest
 
 from attn_jax.normalizers import NORMALIZERS
 
-DEFINITIONS = {"softmax": lambda e: np.exp(e - e.max()) / np.exp(e - e.max()).sum()}
+
+def bisected(weights):
+    """The weights whose sum is 1, by bisection of the threshold, in no way by sorting."""
+
+    def solve(e):
+        low, high = e.min() - 2, e.max()
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if weights(e - middle).sum() > 1 else (low, middle)
+        return weights(e - low)
+
+    return solve
+
+
+def linear(e):
+    positive = np.maximum(e, 0)
+    return positive / positive.sum() if positive.sum() > 0 else np.full(e.shape, 1 / e.size)
+
+
+DEFINITIONS = {
+    "softmax": lambda e: np.exp(e - e.max()) / np.exp(e - e.max()).sum(),
+    "sparsemax": bisected(lambda x: np.maximum(x, 0)),
+    "entmax15": lambda e: bisected(lambda x: np.maximum(x, 0) ** 2)(e / 2),
+    "linear": linear,
+}
 
 MASK = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
 
@@ -23,7 +47,7 @@ def test_weights_are_the_definition_over_unmasked_positions(x64, name):
         mask = MASK[number % len(MASK)]
         assert np.all(w[~mask] == 0)
         if mask.any():
-            np.testing.assert_allclose(w[mask], DEFINITIONS[name](e[mask]), rtol=1e-12)
+            np.testing.assert_allclose(w[mask], DEFINITIONS[name](e[mask]), rtol=1e-12, atol=1e-14)
     assert not weights[:, 3].any(), "a row with nothing to attend to"
 
 
@@ -48,3 +72,24 @@ def test_softmax_of_large_scores_and_of_what_lies_under_a_mask():
     mask = jnp.array([[True, True, True], [True, True, False], [True, False, True]])
     expected = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [1 / (1 + np.e), 0, np.e / (1 + np.e)]])
     np.testing.assert_allclose(softmax(rows, mask), expected, rtol=1e-6)
+
+
+def test_linear_as_documented():
+    weights = NORMALIZERS["linear"]()(jnp.array([[40.0, 20, 20, 320], [-1, -2, 0, -3]]), jnp.ones((2, 4), bool))
+    np.testing.assert_allclose(weights, [[0.1, 0.05, 0.05, 0.8], [0.25] * 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
+def test_sparse_weights_of_large_shifted_and_tied_scores(x64, name):
+    rows = np.array([[1e5, 1e5 + 0.1, 0, -1e5], [3, 3, 3, 3], [0, 0, -5, -9], [1e3, -1e3, 0.5, 1e3]])
+    weights = np.asarray(NORMALIZERS[name]()(jnp.asarray(rows), jnp.ones(rows.shape, bool)))
+    for row, w in zip(rows, weights, strict=True):
+        np.testing.assert_allclose(w, DEFINITIONS[name](row), atol=1e-9)
+    assert (weights == 0).sum() >= 6
+
+
+def test_entmax_lies_between_softmax_and_sparsemax():
+    rows, mask = jnp.array([[0.9, 0.3, -0.2, -1.5]]), jnp.ones((1, 4), bool)
+    largest = [float(NORMALIZERS[name]()(rows, mask).max()) for name in ("softmax", "entmax15", "sparsemax")]
+    assert largest == sorted(largest)
+    assert largest[0] < largest[2]
