@@ -40,7 +40,7 @@ def repeated(decoder, memory, inputs):
 def expected_of(params, config, memory, row):
     """Logits and weights of one example, from the definition."""
     summary = [[part[row, layer] for layer in range(config.encoder.layers)] for part in memory.summary]
-    carries = reference.bridge(params, config, states, summary)
+    carries = reference.bridge(params, config, memory.states[row, : LENGTHS[row]], summary)
     return reference.decode(params, config, memory.states[row, : LENGTHS[row]], carries, list(INPUTS[row]))
 
 
