@@ -20,7 +20,7 @@ def memory_of(config, rng) -> Memory:
     """Random memories of different lengths, with rubbish instead of zeros on padding: it must not matter."""
     states = rng.normal(size=(len(LENGTHS), max(LENGTHS), config.encoder.size))
     mask = np.arange(max(LENGTHS))[None] < np.array(LENGTHS)[:, None]
-    parts = 2 if config.cell.name == "lstm" else 1
+    parts = len(CELLS[config.cell.name].parts)
     shape = (len(LENGTHS), config.encoder.layers, config.encoder.size)
     return Memory(states, mask, tuple(rng.normal(size=shape) for _ in range(parts)))
 
