@@ -9,6 +9,7 @@ from attn_jax.normalizers import Normalizer
 from attn_jax.products import contract
 from attn_jax.scores import Extra, Memory, Score
 from attn_jax.shapes import Array, Bool, Float
+from attn_jax.windows import Window
 
 
 class Prepared(NamedTuple):
@@ -20,11 +21,12 @@ class Prepared(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """e = score(query, keys); weights = normalise(e) over unmasked positions; context = sum_j weights_j values_j."""
+    """e = score(query, keys); weights = normalise(e) inside the window; context = sum_j weights_j values_j."""
 
-    def __init__(self, score: Score, normalizer: Normalizer):
+    def __init__(self, score: Score, normalizer: Normalizer, window: Window):
         self.score = score
         self.normalizer = normalizer
+        self.window = window
 
     def prepare(self, memory: Memory) -> Prepared:
         """Keys and values of a source."""
@@ -35,8 +37,9 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B *T K"], Float[Array, "B *T S"]]:
         """Context and weights for one query a sentence [B, Q], or one a step [B, T, Q]."""
         scores = self.score(query, prepared.keys, extra)
-        mask = prepared.mask if query.ndim == 2 else prepared.mask[:, None, :]
-        weights = self.normalizer(scores, jnp.broadcast_to(mask, scores.shape))
+        allowed, factor = self.window(query, prepared.mask, extra)
+        weights = self.normalizer(scores, jnp.broadcast_to(allowed, scores.shape))
+        weights = weights if factor is None else weights * factor
         steps = "" if query.ndim == 2 else "t"
         context = contract(f"b{steps}s,bsk->b{steps}k", weights, prepared.values, self.score.dtype)
         return context, weights

@@ -80,6 +80,14 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """Which positions a step may attend to."""
+
+    name: str = _field("global", "window of attention")
+    width: int = _field(10, "half width D of local windows, in positions", positive=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Combine:
     """Context vector and decoder state to attentional vector."""
 
@@ -176,6 +184,7 @@ class Config:
     decoder: Decoder = Decoder()
     score: Score = Score()
     normalizer: str = _field("softmax", "scores to weights")
+    window: Window = Window()
     combine: Combine = Combine()
     input_feeding: str = _field("none", "what enters the next step: none, attentional")
     precision: Literal["float32", "bfloat16"] = _field(

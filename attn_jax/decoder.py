@@ -25,23 +25,25 @@ from attn_jax.normalizers import NORMALIZERS
 from attn_jax.recurrence import recur
 from attn_jax.scores import NONE, SCORES, Extra, Memory
 from attn_jax.shapes import Array, Float, Int
+from attn_jax.windows import WINDOWS
 
 FEEDINGS = ("none", "attentional")
 """What enters the next step besides the previous symbol."""
 
 
 class State(NamedTuple):
-    """What passes from step to step: a carry for each layer, and the fed vector (width 0 without feeding)."""
+    """What passes from step to step: a carry for each layer, the fed vector (width 0 without feeding), steps done."""
 
     carries: tuple[Carry, ...]
     feed: Float[Array, "B F"]
+    done: Int[Array, ""]
 
 
 class Source(NamedTuple):
-    """What every step needs of the source; `prepared` is None without attention."""
+    """What every step needs of the source; `prepared` is None without attention. lengths: true source lengths."""
 
     prepared: Prepared | None
-    extra: Extra
+    lengths: Int[Array, " B"]
 
 
 class Step(nnx.Module):
@@ -60,7 +62,8 @@ class Step(nnx.Module):
             self.attention = self.combine = None
         else:
             score = SCORES[config.score.name](size, memory, settings=config.score, init=init, dtype=dtype)
-            self.attention = Attention(score, NORMALIZERS[config.normalizer]())
+            window = WINDOWS[config.window.name](size, settings=config.window, init=init, dtype=dtype)
+            self.attention = Attention(score, NORMALIZERS[config.normalizer](), window)
             self.combine = COMBINES[config.combine.name](memory, size, settings=config.combine, init=init, dtype=dtype)
 
     def __call__(
@@ -80,16 +83,16 @@ class Step(nnx.Module):
                 h, mask = carries[-1][0], layer_masks[n]
                 projected = cell.project(h if mask is None else h * mask)
             carries.append(cell.step(state.carries[n], projected, recurrent_masks[n]))
-        a, weights = self.attend(carries[-1][0], source)
-        return State(tuple(carries), a if self.feeds else state.feed), a, weights
+        a, weights = self.attend(carries[-1][0], source, state.done + 1)
+        return State(tuple(carries), a if self.feeds else state.feed, state.done + 1), a, weights
 
     def attend(
-        self, h: Float[Array, "B *T H"], source: Source
+        self, h: Float[Array, "B *T H"], source: Source, step: Int[Array, "*T"]
     ) -> tuple[Float[Array, "B *T H"], Float[Array, "B *T S"]]:
-        """Attentional vectors and weights for the states of one step or of all."""
+        """Attentional vectors and weights for the states of one step or of all; steps count from 1."""
         if self.attention is None or self.combine is None or source.prepared is None:
             return h, jnp.zeros((*h.shape[:-1], 0), h.dtype)
-        context, weights = self.attention(h, source.prepared, source.extra)
+        context, weights = self.attention(h, source.prepared, Extra(source.lengths, step))
         return self.combine(context, h), weights
 
 
@@ -108,8 +111,8 @@ class Decoder(nnx.Module):
         batch, dtype = memory.states.shape[0], memory.states.dtype
         feed = jnp.zeros((batch, self.core.size if self.core.feeds else 0), dtype)
         prepared = None if self.core.attention is None else self.core.attention.prepare(memory)
-        extra = Extra(lengths=jnp.sum(memory.mask, axis=-1))
-        return State(self.bridge(memory), feed), Source(prepared, extra)
+        none_done = jnp.zeros((), jnp.int32)
+        return State(self.bridge(memory), feed, none_done), Source(prepared, jnp.sum(memory.mask, axis=-1))
 
     def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Array, Array]:
         """One step after `tokens`. Returns the state, logits [B, V] and weights [B, S] (S = 0 without attention)."""
@@ -150,7 +153,7 @@ class Decoder(nnx.Module):
             if n > 0:
                 projected = cell.project(h if layer_masks[n] is None else h * layer_masks[n])
             h, _ = recur(cell, projected, state.carries[n], dropout_BH=recurrent_masks[n])
-        return self.core.attend(jnp.swapaxes(h, 0, 1), source)
+        return self.core.attend(jnp.swapaxes(h, 0, 1), source, jnp.arange(1, h.shape[0] + 1))
 
     def _with_feeding(
         self, projected: Array, state: State, source: Source, layer_masks: tuple, recurrent_masks: tuple

@@ -39,9 +39,13 @@ class Memory(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """What a score may need besides query and keys. lengths: true source lengths."""
+    """What a score or a window may need besides query and keys.
+
+    lengths: true source lengths. step: number of the step, from 1; of every step where there are several queries.
+    """
 
     lengths: Int[Array, " B"]
+    step: Int[Array, "*T"]
 
 
 class Score(nnx.Module):

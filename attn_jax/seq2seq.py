@@ -19,6 +19,7 @@ from attn_jax.layers import Embedding, Initializer, Noise, dropped
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.scores import NONE, SCORES, Memory
 from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
+from attn_jax.windows import WINDOWS
 
 
 class Seq2Seq(nnx.Module):
@@ -82,6 +83,7 @@ def check(config: Config) -> None:
     BRIDGES.check(config.bridge)
     COMBINES.check(config.combine.name)
     NORMALIZERS.check(config.normalizer)
+    WINDOWS.check(config.window.name)
     if config.score.name not in SCORES and config.score.name != NONE:
         raise unknown("score", config.score.name, [*SCORES, NONE])
     if config.encoder.name not in DIRECTIONS:
@@ -101,12 +103,15 @@ def canonical(config: Config) -> Config:
     if score == NONE:
         changes |= {"score.size": 0, "score.memory_projection": False, "combine.name": default.combine.name}
         changes |= {"combine.bias": default.combine.bias, "normalizer": default.normalizer}
+        changes |= {"window.name": default.window.name, "window.width": default.window.width}
     else:
         kind = SCORES[score]
         if not kind.uses_size:
             changes["score.size"] = 0
         if not kind.equal_sizes:
             changes["score.memory_projection"] = False
+    if not WINDOWS[config.window.name].uses_width:
+        changes["window.width"] = default.window.width
     if config.combine.name == "add":
         changes["combine.bias"] = False
     if config.cell.name not in ("lstm", "lnlstm"):

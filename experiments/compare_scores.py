@@ -16,6 +16,7 @@ from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.scores import NONE, SCORES
+from attn_jax.windows import WINDOWS
 
 cli.define_study_flags(
     {
@@ -24,6 +25,7 @@ cli.define_study_flags(
         "encoder": lambda: DIRECTIONS,
         "bridge": lambda: BRIDGES,
         "normalizer": lambda: NORMALIZERS,
+        "window": lambda: WINDOWS,
         "combine": lambda: COMBINES,
         "input_feeding": lambda: FEEDINGS,
     }

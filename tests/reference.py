@@ -17,6 +17,7 @@ from attn_jax.config import Config, Init
 from attn_jax.layers import Initializer
 from attn_jax.scores import SCORES, Extra
 from attn_jax.seq2seq import Model, build
+from attn_jax.windows import WINDOWS
 
 BOS = 1
 SOURCE_SIZE, TARGET_SIZE = 9, 8
@@ -27,6 +28,10 @@ Row = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """Tests compile much and compute little."""
+
+
+EVERYWHERE = WINDOWS["global"](1, settings=configs.Window(), init=Initializer(Init(), nnx.Rngs(params=0)))
+"""The window that leaves attention as it is."""
 
 
 def tiny(**changes: Any) -> Config:
@@ -220,7 +225,7 @@ def score_row(config: Config, p: Params, q: np.ndarray, m: np.ndarray) -> np.nda
     graph, state = random_module(lambda init: kind(q.size, m.shape[1], settings=config.score, init=init))
     flat = [(path, nnx.Param(jnp.asarray(p[".".join(map(str, path))]))) for path, _ in nnx.to_flat_state(state)]
     score = nnx.merge(graph, nnx.from_flat_state(flat))
-    return np.asarray(score.formula(jnp.asarray(q), jnp.asarray(m), Extra(jnp.array(len(m)))))
+    return np.asarray(score.formula(jnp.asarray(q), jnp.asarray(m), Extra(jnp.array(len(m)), jnp.array(1))))
 
 
 def combine(params: Params, config: Config, c: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -229,6 +234,25 @@ def combine(params: Params, config: Config, c: np.ndarray, h: np.ndarray) -> np.
     p = under(params, "decoder.core.combine.dense.")
     a = np.concatenate([c, h]) @ p["kernel"] + p.get("bias", 0)
     return np.tanh(a) if config.combine.name == "tanh" else a
+
+
+def windowed(config: Config, p: Params, q: np.ndarray, row: np.ndarray, step: int) -> np.ndarray:
+    """Weights of a row of scores at a step, positions counted from 1."""
+    s, width = np.arange(1, len(row) + 1), config.window.width
+    if config.window.name == "global":
+        near, factor = s > 0, np.ones(len(row))
+    elif config.window.name == "local_m":
+        near, factor = abs(s - step) <= width, np.ones(len(row))
+    else:
+        fraction = sigmoid(np.tanh(q @ p["kernel"]) @ p["v"])
+        released = config.window.name == "local_p_released"
+        centre = 1 + fraction * (len(row) - 1) if released else fraction * len(row)
+        near = abs(s - (np.floor(centre.real) if released else centre.real)) <= width
+        factor = np.exp(-2 * ((s - centre) / width) ** 2)
+    weights = np.zeros(len(row), row.dtype)
+    if near.any():
+        weights[near] = softmax(row[near])
+    return weights * factor
 
 
 def decode(
@@ -248,7 +272,7 @@ def decode(
             a, row = x, np.zeros(0)
         else:
             row = score_row(config, under(params, "decoder.core.attention.score."), x, states)
-            row = softmax(row) if len(row) else row
+            row = windowed(config, under(params, "decoder.core.attention.window."), x, row, len(weights) + 1)
             a = combine(params, config, row @ states, x)
         feed = a if config.input_feeding == "attentional" else feed
         logits.append(a @ params["decoder.output.kernel"] + params["decoder.output.bias"])

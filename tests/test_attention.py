@@ -15,12 +15,12 @@ LENGTHS = [5, 2, 0]
 
 def attend(attention, queries, states):
     mask = jnp.arange(states.shape[1])[None] < jnp.array(LENGTHS)[:, None]
-    return attention(queries, attention.prepare(Memory(states, mask, ())), Extra(jnp.array(LENGTHS)))
+    return attention(queries, attention.prepare(Memory(states, mask, ())), Extra(jnp.array(LENGTHS), jnp.array(1)))
 
 
 def dot_attention(score=Dot):
     init = reference.initializer(jnp.float64)
-    return Attention(score(4, 4, settings=Settings(), init=init), NORMALIZERS["softmax"]())
+    return Attention(score(4, 4, settings=Settings(), init=init), NORMALIZERS["softmax"](), reference.EVERYWHERE)
 
 
 def problem():
@@ -74,9 +74,11 @@ def test_padding_has_no_influence_and_no_gradient(x64):
 
 def test_widest_context_of_a_sharp_score_is_its_best_state():
     """Scores far apart pick one state."""
-    attention = Attention(Dot(2, 2, settings=Settings(), init=reference.initializer()), NORMALIZERS["softmax"]())
+    attention = Attention(
+        Dot(2, 2, settings=Settings(), init=reference.initializer()), NORMALIZERS["softmax"](), reference.EVERYWHERE
+    )
     states = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
     prepared = attention.prepare(Memory(states, jnp.ones((1, 2), bool), ()))
-    context, weights = attention(jnp.array([[0.0, 50.0]]), prepared, Extra(jnp.array([2])))
+    context, weights = attention(jnp.array([[0.0, 50.0]]), prepared, Extra(jnp.array([2]), jnp.array(1)))
     np.testing.assert_allclose(weights, [[0, 1]], atol=1e-6)
     np.testing.assert_allclose(context, [[0, 1]], atol=1e-6)

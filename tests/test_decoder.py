@@ -11,6 +11,7 @@ import reference
 from attn_jax.cells import CELLS
 from attn_jax.decoder import FEEDINGS
 from attn_jax.scores import SCORES, Memory
+from attn_jax.windows import WINDOWS
 
 LENGTHS, STEPS = [4, 0, 2], 3
 INPUTS = np.array([[1, 4, 5], [1, 7, 3], [1, 6, 6]], np.int32)
@@ -69,3 +70,43 @@ def test_step_by_step_and_all_at_once_are_the_definition(x64, score, feeding, ce
             if score != "none":
                 np.testing.assert_allclose(weights[row, :, :length], expected_weights, rtol=1e-9)
                 assert not np.any(weights[row, :, length:])
+
+
+@pytest.mark.parametrize("feeding", FEEDINGS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows_are_the_definition(x64, window, feeding):
+    """In the middle of the sentence, at its ends and past them, where nothing is left to attend to."""
+    model, config, params = reference.tiny_model(**{"window": window, "window.width": 1, "input_feeding": feeding})
+    rng = np.random.default_rng(0)
+    memory, inputs = memory_of(config, rng), rng.integers(1, 8, size=(len(LENGTHS), 6))
+
+    def total(params):
+        decoder = model.bind(params).decoder
+        a, weights = decoder.teacher_forced(inputs, memory)
+        one_by_one = repeated(decoder, memory, inputs)
+        return jnp.sum(jnp.cos(decoder.output(a))), (decoder.output(a), weights, one_by_one)
+
+    found, gradients = reference.jit(jax.value_and_grad(total, has_aux=True))(params)
+
+    def defined(params, row):
+        summary = [[part[row, layer] for layer in range(config.encoder.layers)] for part in memory.summary]
+        states = memory.states[row, : LENGTHS[row]]
+        carries = reference.bridge(params, config, states, summary)
+        return reference.decode(params, config, states, carries, list(inputs[row]))
+
+    _, (logits, weights, (stepped_logits, stepped_weights)) = found
+    for row, length in enumerate(LENGTHS):
+        wanted_logits, wanted = defined(params, row)
+        for one, other in ((logits, weights), (stepped_logits, stepped_weights)):
+            np.testing.assert_allclose(one[row], wanted_logits, rtol=1e-9)
+            np.testing.assert_allclose(
+                other[row, :, :length], wanted.reshape(inputs.shape[1], length), rtol=1e-9, atol=1e-12
+            )
+            assert not np.any(other[row, :, length:])
+    trained = {name: value for name, value in params.items() if name.startswith("decoder.core.attention.window.")}
+    assert bool(trained) == window.startswith("local_p")
+    for name, value in trained.items():
+        direction, step = np.ones_like(value), 1e-30
+        moved = {**params, name: value + 1j * step * direction}
+        wanted = sum(np.sum(np.cos(defined(moved, row)[0])).imag / step for row in range(len(LENGTHS)))
+        np.testing.assert_allclose(np.sum(gradients[name] * direction), wanted, rtol=1e-8)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "attn_jax"
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
     errors registry shapes config
-    products layers scores normalizers attention cells recurrence
+    products layers scores normalizers windows attention cells recurrence
     encoders bridges combines decoder seq2seq
     data losses metrics decoding
     optimizers training evaluation checkpoint results selection outcome program

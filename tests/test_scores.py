@@ -44,8 +44,8 @@ def check_score(name, **options):
     directions = np.random.default_rng(2).normal(size=(*queries.shape[:2], states.shape[-1]))
 
     def fast(state, queries, states, *, single):
-        attention = Attention(nnx.merge(graph, state), NORMALIZERS["softmax"]())
-        prepared, extra = attention.prepare(Memory(states, mask, ())), Extra(lengths)
+        attention = Attention(nnx.merge(graph, state), NORMALIZERS["softmax"](), reference.EVERYWHERE)
+        prepared, extra = attention.prepare(Memory(states, mask, ())), Extra(lengths, jnp.array(1))
         if not single:
             return attention.score(queries, prepared.keys, extra), attention(queries, prepared, extra)[0]
         steps = [queries[:, t] for t in range(STEPS)]
@@ -59,7 +59,7 @@ def check_score(name, **options):
         contexts = []
         for b, length in enumerate(LENGTHS):
             for t in range(STEPS):
-                row = score.formula(queries[b, t], states[b, :length], Extra(lengths[b]))
+                row = score.formula(queries[b, t], states[b, :length], Extra(lengths[b], jnp.array(1)))
                 scores = scores.at[b, t, :length].set(row)
                 contexts.append(jax.nn.softmax(row) @ values[b, :length])
         return scores, jnp.stack(contexts).reshape(directions.shape)
@@ -103,14 +103,16 @@ def test_formula_is_the_definition(x64, name):
     graph, state = reference.random_module(lambda init: make(name, init))
     queries, states, _ = problem()
     p = reference.by_name(state)
-    found = nnx.merge(graph, state).formula(jnp.asarray(queries[0, 0]), jnp.asarray(states[0]), Extra(jnp.array(4)))
+    found = nnx.merge(graph, state).formula(
+        jnp.asarray(queries[0, 0]), jnp.asarray(states[0]), Extra(jnp.array(4), jnp.array(1))
+    )
     np.testing.assert_allclose(found, reference.SCORE_ROWS[name](p, queries[0, 0], states[0]), rtol=1e-9)
 
 
 def test_hand_computed_scores(x64):
     """Query (3, 4), memory (4, 3) and (0, 0): dot 24, over sqrt(2), over 5 * 5."""
     query, states = jnp.array([[3.0, 4.0]]), jnp.array([[[4.0, 3.0], [0.0, 0.0]]])
-    memory, extra = Memory(states, jnp.ones((1, 2), bool), ()), Extra(jnp.array([2]))
+    memory, extra = Memory(states, jnp.ones((1, 2), bool), ()), Extra(jnp.array([2]), jnp.array(1))
     init = reference.initializer(jnp.float64)
     for name, expected in [("dot", 24), ("scaled_dot", 24 / 2**0.5), ("cosine", 24 / 25)]:
         score = SCORES[name](2, 2, settings=Settings(), init=init)
@@ -126,7 +128,7 @@ def test_concat_equals_additive_when_the_matrices_are_equal(x64):
     concat.memory_kernel[...] = additive.memory_kernel[...] = jnp.asarray(w[:, QUERY:].T)
     concat.v[...] = additive.v[...]
     queries, states, mask = problem()
-    memory, extra = Memory(jnp.asarray(states), mask, ()), Extra(jnp.array(LENGTHS))
+    memory, extra = Memory(jnp.asarray(states), mask, ()), Extra(jnp.array(LENGTHS), jnp.array(1))
     one, other = (score(jnp.asarray(queries), score.keys(memory), extra) for score in (concat, additive))
     np.testing.assert_allclose(one, other, rtol=1e-12)
     joined = np.concatenate([queries[2, 1], states[2, 0]])
@@ -148,7 +150,7 @@ def test_additive_without_a_size_has_the_querys():
 
 def test_cosine_is_finite_at_zero_vectors():
     score = SCORES["cosine"](2, 2, settings=Settings(), init=reference.initializer())
-    extra = Extra(jnp.array([2]))
+    extra = Extra(jnp.array([2]), jnp.array(1))
 
     def total(query, states):
         scores = score(query, score.keys(Memory(states, jnp.ones((1, 2), bool), ())), extra)
