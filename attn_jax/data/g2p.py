@@ -36,7 +36,7 @@ RECOMMENDED = {
     "cell": "lstm",
     "embedding.size": 128,
     "encoder.name": "bi",
-    "encoder.size": 256,
+    "encoder.size": 128,
     "bridge": "dense",
     "decoder.size": 256,
     "dropout.embedding": 0.2,

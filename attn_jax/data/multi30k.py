@@ -19,7 +19,8 @@ CITATION = (
 )
 RECOMMENDED = {
     "cell": "gru",
-    "score": "general",
+    # Unscaled products saturate the softmax early with some seeds (general: 32.4, 33.1 and 21.9 BLEU with seeds 0 to 2).
+    "score": "additive",
     "input_feeding": "attentional",
     "embedding.size": 256,
     "encoder.name": "bi",
