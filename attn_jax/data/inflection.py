@@ -32,7 +32,7 @@ RECOMMENDED = {
     "cell": "gru",
     "embedding.size": 128,
     "encoder.name": "bi",
-    "encoder.size": 128,
+    "encoder.size": 64,
     "decoder.size": 128,
     "score": "additive",
     "dropout.embedding": 0.2,
