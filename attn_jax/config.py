@@ -186,7 +186,13 @@ class Config:
     normalizer: str = _field("softmax", "scores to weights")
     window: Window = Window()
     combine: Combine = Combine()
-    input_feeding: str = _field("none", "what enters the next step: none, attentional")
+    placement: Literal["after", "before", "between"] = _field(
+        "after",
+        "when attention acts: after the cells (Luong), before them on the last state (Bahdanau), or between the two "
+        "cells of a conditional layer",
+    )
+    input_feeding: str = _field("none", "what else enters the next step")
+    readout: str = _field("projection", "what the output projection sees")
     precision: Literal["float32", "bfloat16"] = _field(
         "float32", "operands of matrix products; accumulation and parameters stay float32"
     )
@@ -221,6 +227,12 @@ def resolve(path: str) -> str:
     if f"{path}.name" in paths:
         return f"{path}.name"
     raise unknown("configuration field", path, paths)
+
+
+def choices(path: str) -> tuple[str, ...]:
+    """The allowed values of a field that is declared as one of some names."""
+    table = {name: annotation for name, _, annotation in fields()}
+    return typing.get_args(table[resolve(path)])
 
 
 def get(config: Config, path: str) -> Any:

@@ -17,6 +17,7 @@ from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
 from attn_jax.layers import Embedding, Initializer, Noise, dropped
 from attn_jax.normalizers import NORMALIZERS
+from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
 from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
 from attn_jax.windows import WINDOWS
@@ -90,8 +91,16 @@ def check(config: Config) -> None:
         raise unknown("encoder", config.encoder.name, DIRECTIONS)
     if config.input_feeding not in FEEDINGS:
         raise unknown("input_feeding", config.input_feeding, FEEDINGS)
-    if config.score.name == NONE and config.bridge == "zero":
-        raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
+    READOUTS.check(config.readout)
+    if config.score.name == NONE:
+        if config.placement != "after":
+            raise UserError(f"score=none with placement={config.placement}: there is no attention to place")
+        if config.bridge == "zero" and config.input_feeding != "context":
+            raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
+    elif config.placement != "after" and config.input_feeding == "context":
+        raise UserError(
+            f"placement={config.placement} with input_feeding=context: the context enters the cells already"
+        )
     Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
 
 
@@ -110,6 +119,8 @@ def canonical(config: Config) -> Config:
             changes["score.size"] = 0
         if not kind.equal_sizes:
             changes["score.memory_projection"] = False
+    if not READOUTS[config.readout].uses_attentional and config.input_feeding != "attentional":
+        changes |= {"combine.name": default.combine.name, "combine.bias": default.combine.bias}
     if not WINDOWS[config.window.name].uses_width:
         changes["window.width"] = default.window.width
     if config.combine.name == "add":

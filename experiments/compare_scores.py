@@ -8,13 +8,14 @@ train together as one compiled program. Writes OUT/results.csv and OUT/report.ht
 command skips runs that have results; a larger --seeds adds runs.
 """
 
-from attn_jax import cli, data, report, study, sweep
+from attn_jax import cli, config, data, report, study, sweep
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
 from attn_jax.normalizers import NORMALIZERS
+from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES
 from attn_jax.windows import WINDOWS
 
@@ -26,8 +27,10 @@ cli.define_study_flags(
         "bridge": lambda: BRIDGES,
         "normalizer": lambda: NORMALIZERS,
         "window": lambda: WINDOWS,
+        "placement": lambda: config.choices("placement"),
         "combine": lambda: COMBINES,
         "input_feeding": lambda: FEEDINGS,
+        "readout": lambda: READOUTS,
     }
 )
 

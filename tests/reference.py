@@ -256,27 +256,59 @@ def windowed(config: Config, p: Params, q: np.ndarray, row: np.ndarray, step: in
 
 
 def decode(
-    params: Params, config: Config, states: np.ndarray, carries: list[tuple], inputs: list[int]
+    params: Params,
+    config: Config,
+    states: np.ndarray,
+    carries: list[tuple],
+    inputs: list[int],
+    summary: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [T, V] and weights [T, S] after the previous symbols `inputs`."""
-    feed = np.zeros(config.decoder.size if config.input_feeding == "attentional" else 0)
+    """Logits [T, V] and weights [T, S] after the previous symbols `inputs`; summary: fed at every step, if any is."""
+    core, attends = under(params, "decoder.core."), config.score.name != "none"
+    feed = {"none": np.zeros(0), "attentional": np.zeros(config.decoder.size), "context": np.zeros(states.shape[1])}[
+        config.input_feeding
+    ]
+    if config.input_feeding == "context" and not attends:
+        assert summary is not None
+        feed = summary
     logits, weights = [], []
+
+    def cell(name: str, carry: tuple, x: np.ndarray) -> tuple:
+        return cell_step(config.cell.name, under(core, name), carry, x, config.cell.forget_bias)
+
+    def attend(query: np.ndarray) -> np.ndarray:
+        if not attends:
+            weights.append(np.zeros(0))
+            return np.zeros(0)
+        row = score_row(config, under(core, "attention.score."), query, states)
+        weights.append(windowed(config, under(core, "attention.window."), query, row, len(weights) + 1))
+        return weights[-1] @ states
+
     for token in inputs:
-        x = np.concatenate([params["decoder.embedding.table"][token], feed])
-        carries = list(carries)
+        embedded = params["decoder.embedding.table"][token]
+        carries, x = list(carries), np.concatenate([embedded, feed])
+        if config.placement == "before":
+            context = attend(carries[-1][0])
+            x = np.concatenate([x, context])
         for layer in range(config.decoder.layers):
-            p = under(params, f"decoder.core.cells.{layer}.")
-            carries[layer] = cell_step(config.cell.name, p, carries[layer], x, config.cell.forget_bias)
+            carries[layer] = cell(f"cells.{layer}.", carries[layer], x)
+            if layer == 0 and config.placement == "between":
+                context = attend(carries[0][0])
+                carries[0] = cell("second.", carries[0], context)
             x = carries[layer][0]
-        if config.score.name == "none":
-            a, row = x, np.zeros(0)
-        else:
-            row = score_row(config, under(params, "decoder.core.attention.score."), x, states)
-            row = windowed(config, under(params, "decoder.core.attention.window."), x, row, len(weights) + 1)
-            a = combine(params, config, row @ states, x)
-        feed = a if config.input_feeding == "attentional" else feed
+        if config.placement == "after":
+            context = attend(x)
+        used = config.readout == "projection" or config.input_feeding == "attentional"
+        a = combine(params, config, context, x) if attends and used else x
+        if config.input_feeding == "attentional":
+            feed = a
+        elif config.input_feeding == "context" and attends:
+            feed = context
+        if config.readout != "projection":
+            dense = under(params, "decoder.readout.dense.")
+            a = np.concatenate([embedded, x, context]) @ dense["kernel"] + dense["bias"]
+            a = np.tanh(a) if config.readout == "deep" else np.where(a[::2].real > a[1::2].real, a[::2], a[1::2])
         logits.append(a @ params["decoder.output.kernel"] + params["decoder.output.bias"])
-        weights.append(row)
     return np.array(logits), np.array(weights)
 
 
@@ -284,7 +316,7 @@ def model(params: Params, config: Config, source: list[int], inputs: list[int]) 
     """Logits [T, V] and weights [T, S] of the whole model."""
     embedded = params["source_embedding.table"][np.array(source, int)]
     states, summary = encode(params, config, embedded)
-    return decode(params, config, states, bridge(params, config, states, summary), inputs)
+    return decode(params, config, states, bridge(params, config, states, summary), inputs, summary[0][-1])
 
 
 def padded(rows: list[list[int]], width: int = 0) -> np.ndarray:

@@ -42,7 +42,8 @@ def expected_of(params, config, memory, row):
     """Logits and weights of one example, from the definition."""
     summary = [[part[row, layer] for layer in range(config.encoder.layers)] for part in memory.summary]
     carries = reference.bridge(params, config, memory.states[row, : LENGTHS[row]], summary)
-    return reference.decode(params, config, memory.states[row, : LENGTHS[row]], carries, list(INPUTS[row]))
+    states = memory.states[row, : LENGTHS[row]]
+    return reference.decode(params, config, states, carries, list(INPUTS[row]), summary[0][-1])
 
 
 def combinations():
@@ -72,6 +73,39 @@ def test_step_by_step_and_all_at_once_are_the_definition(x64, score, feeding, ce
                 assert not np.any(weights[row, :, length:])
 
 
+PLACED = [
+    {"placement": placement, "input_feeding": feeding, "decoder.layers": layers, "cell": cell, "readout": readout}
+    for placement, feeding, layers, cell, readout in [
+        ("before", "none", 1, "gru", "maxout"),
+        ("before", "attentional", 2, "lstm", "projection"),
+        ("between", "none", 2, "gru", "deep"),
+        ("between", "attentional", 1, "lstm", "maxout"),
+        ("between", "none", 1, "lnlstm", "projection"),
+        ("after", "context", 2, "gru", "deep"),
+        ("after", "none", 1, "rnn", "maxout"),
+        ("after", "attentional", 2, "lstm", "deep"),
+    ]
+]
+
+
+@pytest.mark.parametrize("changes", PLACED, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_placements_and_readouts_are_the_definition(x64, changes):
+    model, config, params = reference.tiny_model(score="additive", **changes)
+    memory = memory_of(config, np.random.default_rng(0))
+
+    @reference.jit
+    def run(params):
+        decoder = model.bind(params).decoder
+        features, weights = decoder.teacher_forced(INPUTS, memory)
+        return repeated(decoder, memory, INPUTS), (decoder.output(features), weights)
+
+    for logits, weights in run(params):
+        for row, length in enumerate(LENGTHS):
+            expected_logits, expected_weights = expected_of(params, config, memory, row)
+            np.testing.assert_allclose(logits[row], expected_logits, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(weights[row, :, :length], expected_weights, rtol=1e-9)
+
+
 @pytest.mark.parametrize("feeding", FEEDINGS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_windows_are_the_definition(x64, window, feeding):
@@ -92,7 +126,7 @@ def test_windows_are_the_definition(x64, window, feeding):
         summary = [[part[row, layer] for layer in range(config.encoder.layers)] for part in memory.summary]
         states = memory.states[row, : LENGTHS[row]]
         carries = reference.bridge(params, config, states, summary)
-        return reference.decode(params, config, states, carries, list(inputs[row]))
+        return reference.decode(params, config, states, carries, list(inputs[row]), summary[0][-1])
 
     _, (logits, weights, (stepped_logits, stepped_weights)) = found
     for row, length in enumerate(LENGTHS):

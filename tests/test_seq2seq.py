@@ -28,6 +28,12 @@ MODELS = [
         "decoder.layers": 1 + n % 2,
     }
     for n, score in enumerate([*SCORES, "none"])
+] + [
+    {"score": "additive", "input_feeding": "attentional", "cell": "gru", "placement": "before", "readout": "maxout"},
+    {"score": "general", "input_feeding": "none", "cell": "lnlstm", "placement": "between", "readout": "deep"},
+    {"score": "dot", "input_feeding": "context", "cell": "gru_reset_before", "bridge": "mean", "decoder.layers": 2},
+    {"score": "none", "input_feeding": "context", "cell": "gru", "bridge": "zero", "readout": "deep"},
+    {"score": "cosine", "input_feeding": "none", "cell": "lstm", "encoder.name": "bi", "bridge": "backward"},
 ]
 
 
@@ -71,6 +77,12 @@ REFUSED = [
     ({"score": "dot", "score.memory_projection": False}, "'dot' needs equal widths.*query has 4.*memory 5"),
     ({"bridge": "last"}, "bridge 'last'"),
     ({"combine": "add"}, "combine 'add'"),
+    ({"normalizer": "sofmax"}, "unknown normalizer 'sofmax': did you mean 'softmax'"),
+    ({"window": "locl_p"}, "unknown window 'locl_p': did you mean 'local_p'"),
+    ({"readout": "maxot"}, "unknown readout 'maxot': did you mean 'maxout'"),
+    ({"placement": "before", "score": "none"}, "score=none with placement=before"),
+    ({"placement": "between", "input_feeding": "context"}, "placement=between with input_feeding=context"),
+    ({"bridge": "backward"}, "bridge 'backward' needs a backward direction"),
 ]
 
 
@@ -119,6 +131,11 @@ def test_parameters_bind_in_any_order(x64):
         ({"score": "general"}, "score.size", 7),
         ({"score": "additive"}, "score.memory_projection", True),
         ({"combine": "add"}, "combine.bias", True),
+        ({"score": "none"}, "normalizer", "sparsemax"),
+        ({"score": "none"}, "window", "local_m"),
+        ({"window": "global"}, "window.width", 3),
+        ({"readout": "deep"}, "combine", "linear"),
+        ({"readout": "maxout", "input_feeding": "context"}, "combine.bias", True),
         ({"cell": "gru"}, "cell.forget_bias", 1.0),
         ({"init": "glorot"}, "init.scale", 0.5),
         ({"init": "fan_in"}, "init.scale", 0.5),
@@ -146,6 +163,11 @@ def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, va
         ({"score": "dot"}, "score.memory_projection", True),
         ({"score": "dot"}, "combine.bias", True),
         ({"cell": "lstm"}, "cell.forget_bias", 1.0),
+        ({"cell": "lnlstm"}, "cell.forget_bias", 1.0),
+        ({"score": "dot"}, "normalizer", "sparsemax"),
+        ({"window": "local_p"}, "window.width", 3),
+        ({"readout": "deep", "input_feeding": "attentional"}, "combine", "linear"),
+        ({"score": "dot"}, "placement", "before"),
         ({"init": "uniform"}, "init.scale", 0.5),
         ({"decoder.layers": 2}, "dropout.layer", 0.5),
         ({"encoder.layers": 2}, "dropout.layer", 0.5),
