@@ -60,7 +60,8 @@ def define_study_flags(
       axes: configuration path -> a function that returns the allowed names; `score` becomes `--scores=A,B`.
         They are called for help and when the values are used: tables may be imported, and grow, late.
       dataset: default of `--dataset`; without it the flag is required.
-      datasets: the only data sets of this experiment; empty: any that `attn_jax.data` knows.
+      datasets: the only data sets of this experiment; empty: any that `attn_jax.data` knows. `--files` is defined
+        where parallel_text is one of them.
       seeds: default of `--seeds`.
       runs_per_program: default of `--runs_per_program`.
       flag_values: where the flags are defined.
@@ -71,8 +72,9 @@ def define_study_flags(
     text = "directory that holds the folders of the data sets"
     flags.DEFINE(Text("DIR"), "manual_dir", None, text, flag_values=fv)
     serializer: flags.ArgumentSerializer[tuple[str, str]] = flags.ArgumentSerializer()
-    text = "a split of parallel_text: a pair of line-aligned files, or a TSV file; may be repeated"
-    flags.DEFINE_multi(Assignment("SPLIT=FILE,FILE"), serializer, "files", None, text, flag_values=fv)
+    if not datasets or "parallel_text" in datasets:
+        text = "a split of parallel_text: a pair of line-aligned files, or a TSV file; may be repeated"
+        flags.DEFINE_multi(Assignment("SPLIT=FILE,FILE"), serializer, "files", None, text, flag_values=fv)
     text = "where prepared data is kept (default: $ATTN_JAX_DATA or ~/.cache/attn_jax/data)"
     flags.DEFINE(Text("DIR"), "data_dir", None, text, flag_values=fv)
     text = "output directory; finished runs in it are kept"
@@ -116,34 +118,52 @@ def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
 
 
 def overrides(flag_values: flags.FlagValues = FLAGS) -> dict[str, str]:
-    """Configuration path -> text, from the shortcut flags, then `--set`; the later one wins.
+    """Configuration path -> text, from the shortcut flags, then `--set`.
 
     `--hidden_size=H` appears under "hidden_size", which is no field; the caller decides what it sets.
 
     Raises:
-      UserError: unknown path or name, wrong type, `--steps` beside `--epochs`, a field that has its own flag.
+      UserError: unknown path or name, wrong type, a field that is set twice or has its own flag, steps beside epochs.
     """
-    changes: dict[str, str] = {}
+    given = _settings(flag_values)
+    _check_length({path: (origin, [value]) for path, (origin, value) in given.items()})
+    changes = {path: value for path, (_, value) in given.items()}
+    if "train.epochs" in changes:
+        # Epochs count where steps is 0; the data set's recommended configuration may have steps.
+        changes.setdefault("train.steps", "0")
+    return changes
+
+
+def _settings(flag_values: flags.FlagValues) -> dict[str, tuple[str, str]]:
+    """Configuration path -> the flag that sets it and the value's text."""
+    given: dict[str, tuple[str, str]] = {}
     for name, path in _SHORTCUTS.items():
         if flag_values[name].value is not None:
-            changes[path] = str(flag_values[name].value)
+            given[path] = f"--{name}", str(flag_values[name].value)
             if path != "hidden_size":
-                _field(f"--{name}", path, [changes[path]], flag_values)
-    if "train.epochs" in changes:
-        if "train.steps" in changes:
-            raise UserError("--steps and --epochs: only one of them can give the length of training")
-        # Epochs count where steps is 0; the data set's recommended configuration may have steps.
-        changes["train.steps"] = "0"
+                _field(f"--{name}", path, [given[path][1]], flag_values)
     for path, value in flag_values["set"].value or ():
-        changes[_field("--set", path, [value], flag_values)] = value
-    return changes
+        full = _field("--set", path, [value], flag_values)
+        if full in given:
+            raise UserError(f"{given[full][0]} and --set={path}: {full} is set twice")
+        given[full] = f"--set={path}", value
+    return given
+
+
+def _check_length(given: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Raises UserError if steps, by the values of one flag, leave epochs, by those of another, without effect."""
+    if "train.steps" in given and "train.epochs" in given:
+        (steps, values), (epochs, _) = given["train.steps"], given["train.epochs"]
+        if all(int(value) for value in values):
+            raise UserError(f"{steps} and {epochs}: only one of them can give the length of training")
 
 
 def sweeps(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
     """Configuration path -> the texts of its values, from the list flags that were given, then `--sweep`.
 
     Raises:
-      UserError: unknown path or name, wrong type, a value twice, a field swept twice or both set and swept.
+      UserError: unknown path or name, wrong type, a value twice, a field swept twice or both set and swept, steps
+        beside epochs.
     """
     given: list[tuple[str, str, list[str]]] = []
     for axis, flag in _axis_flags(flag_values).items():
@@ -155,15 +175,20 @@ def sweeps(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
         except ValueError as error:
             raise UserError(f"--sweep={path}={text}: {error}") from None
 
-    fixed = overrides(flag_values)
+    fixed = _settings(flag_values)
     axes: dict[str, list[str]] = {}
+    lengths: dict[str, tuple[str, Sequence[str]]] = {path: (by, [value]) for path, (by, value) in fixed.items()}
     for origin, path, values in given:
         full = _field(origin, path, values, flag_values)
         if full in axes:
             raise UserError(f"{origin}: the values of {path} are given twice; give them in one flag")
-        if full in fixed and (full, fixed[full]) != ("train.steps", "0"):
-            raise UserError(f"{origin}: {path} is also set to {fixed[full]}; set it or compare values of it")
+        if full in fixed:
+            raise UserError(f"{origin}: {path} is also set to {fixed[full][1]}; set it or compare values of it")
         axes[full] = values
+        lengths[full] = f"{origin}={path}" if origin == "--sweep" else origin, values
+    _check_length(lengths)
+    if "train.epochs" in axes and "train.steps" not in lengths:
+        axes["train.steps"] = ["0"]  # as in `overrides`
     return axes
 
 

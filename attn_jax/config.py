@@ -34,6 +34,9 @@ class Data:
     target_min_count: int = _field(1, "target symbols seen less often in train are unknown", positive=True)
     bpe_size: int = _field(8000, "pieces of the BPE vocabulary", positive=True)
     lowercase: bool = _field(False, "lower-case both sides")
+    bleu_tokenizer: Literal["own", "none", "13a", "intl", "char", "zh"] = _field(
+        "own", "how BLEU cuts text into words, a tokeniser of sacrebleu; own: as the data set says"
+    )
     max_source_length: int = _field(0, "leave out training pairs with more source symbols; 0: no limit")
     max_target_length: int = _field(0, "leave out training pairs with more target symbols; 0: no limit")
 
@@ -139,12 +142,14 @@ class Optim:
     epsilon: float = _field(1e-8, "added to the root of the square", traced=True, positive=True)
     schedule: Literal["constant", "decay", "halving", "warmup", "cosine"] = _field(
         "constant",
-        "decay: times decay_factor each epoch after decay_after; halving: the same with 1/2; warmup: linear to "
-        "warmup_steps, then inverse square root; cosine: to 0 at the last step, after a linear warm-up",
+        "decay: times decay_factor each epoch after decay_after; halving: the same with 1/2; warmup: linear growth, "
+        "then inverse square root; cosine: to 0 at the last step, after linear growth",
     )
     decay_factor: float = _field(0.98, "schedule decay: factor an epoch", traced=True, positive=True)
     decay_after: float = _field(5.0, "schedules decay and halving: epochs at the full rate", traced=True)
-    warmup_steps: float = _field(0.0, "schedules warmup and cosine: steps of linear growth", traced=True)
+    warmup_share: float = _field(
+        0.0, "schedules warmup and cosine: share of all steps in which the rate grows linearly", traced=True, upper=0.99
+    )
     clip_norm: float = _field(5.0, "clip the gradient's global norm; 0: off", traced=True)
     clip_value: float = _field(0.0, "clip every element of the gradient; 0: off", traced=True)
     weight_decay: float = _field(0.0, "decoupled weight decay", traced=True)

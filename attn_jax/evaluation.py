@@ -109,7 +109,7 @@ class Evaluator:
             output_metrics(self.corpus, self.model.config.train.metric),
             predictions,
             references(self.corpus, self.split),
-            **scoring(self.corpus),
+            **scoring(self.corpus, self.model.config),
         )
         return Evaluated(values, predictions)
 
@@ -120,10 +120,14 @@ def references(corpus: Corpus, split: str) -> list[tuple[str, ...]]:
     return [tuple(r.lower() for r in e.references) if lower else e.references for e in corpus.dataset.splits[split]]
 
 
-def scoring(corpus: Corpus) -> dict[str, str]:
-    """How metrics treat text: BLEU's tokeniser and the normalisation of exact match."""
-    info = corpus.dataset.info
-    return {"tokenize": info.tokenize, "normalize": info.normalization or "none"}
+def scoring(corpus: Corpus, config: Config) -> dict[str, str]:
+    """How metrics treat text: BLEU's tokeniser, the normalisation of exact match, and case."""
+    info, chosen = corpus.dataset.info, config.data.bleu_tokenizer
+    return {
+        "tokenize": info.tokenize if chosen == "own" else chosen,
+        "normalize": info.normalization or "none",
+        "case": "lc" if corpus.target.lowercase else "mixed",
+    }
 
 
 def trim(ids: Sequence[int] | np.ndarray) -> list[int]:

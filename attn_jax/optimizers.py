@@ -46,8 +46,9 @@ def learning_rate(
 ) -> Float[Array, ""]:
     """The rate of step number `step` (from 0).
 
-    constant: r. decay: r f^n, n the number of whole epochs begun after epoch `decay_after`; halving: f = 1/2.
-    warmup: r min(s / w, sqrt(w / s)), s = step + 1. cosine: r min(s / w, 1) (1 + cos(pi s / total)) / 2.
+    constant: r. decay: r f^n, n the number of epochs begun when `decay_after` epochs or more were over; halving:
+    f = 1/2. warmup: r min(s / w, sqrt(w / s)), s = step + 1, w = `warmup_share` of all steps, at least 1. cosine:
+    r min(s / w, 1) (1 + cos(pi s / total)) / 2.
     """
     rate = numbers["optim.learning_rate"]
     dtype = jnp.result_type(rate)
@@ -55,9 +56,9 @@ def learning_rate(
         # Divided as integers are: a step at an epoch's boundary belongs to the new epoch, whatever the rounding.
         epoch = jnp.floor((step + 0.5) / steps_per_epoch).astype(dtype)
         factor = numbers["optim.decay_factor"] if optim.schedule == "decay" else 0.5
-        return rate * jnp.asarray(factor, dtype) ** jnp.maximum(epoch - numbers["optim.decay_after"] + 1, 0)
+        return rate * jnp.asarray(factor, dtype) ** jnp.maximum(jnp.floor(epoch - numbers["optim.decay_after"]) + 1, 0)
     s = (step + 1).astype(dtype)
-    warmup = jnp.maximum(numbers["optim.warmup_steps"], 1)
+    warmup = jnp.maximum(numbers["optim.warmup_share"] * total_steps, 1)
     if optim.schedule == "warmup":
         return rate * jnp.minimum(s / warmup, jnp.sqrt(warmup / s))
     if optim.schedule == "cosine":

@@ -58,7 +58,7 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
 
 def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict[str, Any]:
     info, first = corpus.dataset.info, next(iter(outcome.evaluated))
-    references, options = evaluation.references(corpus, first), evaluation.scoring(corpus)
+    references, options = evaluation.references(corpus, first), evaluation.scoring(corpus, outcome.config)
     names = evaluation.output_metrics(corpus, outcome.config.train.metric)
     return {
         "run_id": run_id,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -43,7 +43,10 @@ class Progress(Protocol):
 
 
 def train(members: Sequence[Config], corpus: Corpus, output: Output, program: str, progress: Progress) -> None:
-    """Trains runs of equal structure together, tests them, and writes their results and the program's timing."""
+    """Trains runs of equal structure together, tests them, and writes their results and the program's timing.
+
+    Of a run that has a result already nothing is written.
+    """
     trainer = Trainer(members, corpus)
     config, runs = trainer.config, len(members)
     logs = _begin(members, corpus, output)
@@ -75,32 +78,35 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
             evaluations += 1
             found = dev(states.params, decode=metric not in evaluation.LOSS_METRICS)
             values, going = np.array([one.metrics[metric] for one in found]), selection.going
-            for run in np.flatnonzero(going).tolist():
-                logs[run].write(step, epoch, "dev", found[run].metrics)
+            for run, log in _of(logs, going):
+                log.write(step, epoch, "dev", found[run].metrics)
             selection.update(values, states.params, step)
             states = states._replace(active=jnp.asarray(selection.going))
             progress.evaluated(step, metric, values[going].tolist())
     # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
     selection.take_last(states.params, step, every_run=dev is None or config.train.select == "last")
-    for log in logs:
+    for log in logs.values():
         log.close()
     results.write_json(output.program(program) / "timing.json", clock.timing(step))
 
     outcomes = _test(trainer, corpus, selection, step, dev, limit)
-    for one in outcomes:
+    written = [outcomes[run] for run in logs]
+    for one in written:
         outcome.write(output, one, corpus, program)
     own = corpus.dataset.info.metric
-    progress.finish(own, [next(iter(one.evaluated.values())).metrics[own] for one in outcomes])
+    progress.finish(own, [next(iter(one.evaluated.values())).metrics[own] for one in written])
 
 
-def _begin(members: Sequence[Config], corpus: Corpus, output: Output) -> list[Log]:
-    """Writes every run's configuration and opens its log."""
-    logs = []
-    for member in members:
-        folder = output.run(configs.run_id(member, corpus.fingerprint))
-        results.write_json(folder / "config.json", configs.to_dict(member))
-        logs.append(Log(folder / "metrics.jsonl"))
-    return logs
+def _begin(members: Sequence[Config], corpus: Corpus, output: Output) -> dict[int, Log]:
+    """The logs of the runs that have no result yet, by their places in the program."""
+    data = {"name": corpus.dataset.info.name, "fingerprint": corpus.fingerprint}
+    ids = [configs.run_id(member, corpus.fingerprint) for member in members]
+    return {run: output.begin(ids[run], members[run], data) for run in range(len(ids)) if not output.done(ids[run])}
+
+
+def _of(logs: Mapping[int, Log], going: np.ndarray) -> list[tuple[int, Log]]:
+    """The logs of the runs that go on."""
+    return [(run, log) for run, log in logs.items() if going[run]]
 
 
 def _mean(losses: Array) -> float:
@@ -109,14 +115,14 @@ def _mean(losses: Array) -> float:
     return float(finite.mean()) if finite.size else float("nan")
 
 
-def _log_training(logs: Sequence[Log], going: np.ndarray, step: int, epoch: float, report: Steps) -> None:
-    for run in np.flatnonzero(going).tolist():
+def _log_training(logs: Mapping[int, Log], going: np.ndarray, step: int, epoch: float, report: Steps) -> None:
+    for run, log in _of(logs, going):
         values = {
             "loss": float(report.loss[:, run].mean()),
             "gradient_norm": float(report.gradient_norm[:, run].mean()),
             "learning_rate": float(report.learning_rate[-1, run]),
         }
-        logs[run].write(step, epoch, "train", values)
+        log.write(step, epoch, "train", values)
 
 
 def _test(
@@ -179,17 +185,17 @@ class Clock:
         self.run_steps += steps * going
         self.last_tokens_per_second = self.tokens * steps / seconds
 
-    def timing(self, steps: int) -> dict[str, float]:
-        """A program's `timing.json`."""
-        seconds = self.rest / self.rest_steps if self.rest_steps else self.first / max(1, self.first_steps)
+    def timing(self, steps: int) -> dict[str, float | None]:
+        """A program's `timing.json`. A lone dispatch tells nothing of speed: its time is mostly that of compiling."""
+        seconds = self.rest / self.rest_steps if self.rest_steps else None
         runs = len(self.trainer.members)
         return {
             "runs": runs,
             "steps": steps,
             "train_seconds": time.perf_counter() - self.began,
-            "compile_seconds": max(0.0, self.first - seconds * self.first_steps) if self.rest_steps else self.first,
-            "steps_per_second": 1 / seconds,
-            "target_tokens_per_second": self.tokens / seconds,
+            "compile_seconds": None if seconds is None else max(0.0, self.first - seconds * self.first_steps),
+            "steps_per_second": None if seconds is None else 1 / seconds,
+            "target_tokens_per_second": None if seconds is None else self.tokens / seconds,
             "padding": self.trainer.padding,
             "buckets": len(self.trainer.buckets),
             "masked_work": 1 - self.run_steps / max(1, steps * runs),

@@ -33,30 +33,39 @@ def build(out: Path) -> None:
 
 
 def table_text(out: Path, width: int = 120) -> str:
-    """The tables that `console_table` makes, one a data set, as plain text."""
+    """The tables that `console_table` makes, one a section, as plain text; wider than `width` rather than cut."""
     from rich.console import Console
 
     study = load(Path(out))
+    tables = [(console_table(study, section), section) for section in study.sections]
+    unlimited = Console(file=io.StringIO(), width=10_000)
+    for table, section in tables:
+        # Labels may be folded at 24 characters, figures nowhere.
+        spare = max(0, max(len(variant.label) for variant in section.variants) - 24)
+        width = max(width, unlimited.measure(table).maximum - spare)
     console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
-    for section in study.sections:
-        console.print(console_table(study, section))
+    for table, _ in tables:
+        console.print(table)
     lines = console.file.getvalue().rstrip().split("\n")  # type: ignore[attr-defined]
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
 def results_csv(study: Study) -> str:
-    """One line a run, split and metric; after the fixed columns every configuration field that differs."""
+    """One line a run, split and metric; after the fixed columns every configuration field that differs.
+
+    fingerprint: of the run's data; only runs with the same one saw the same examples.
+    """
     fixed = {"data.dataset", "score.name", "cell.name", *_AXES.values()}
     further = [path for path in differing([run.config for run in study.runs]) if path not in fixed]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_HEAD, *_AXES, *further])
+    writer.writerow([*_HEAD, *_AXES, "fingerprint", *further])
     for run in study.runs:
         head = [run.run_id, run.dataset, run.config.get("score.name"), run.config.get("cell.name"), run.seed]
-        rest = [show(run.config.get(path)) for path in [*_AXES.values(), *further]]
+        axes, others = ([show(run.config.get(path)) for path in paths] for paths in (_AXES.values(), further))
         for split, values in (run.result or {}).get("metrics", {}).items():
             for metric, value in values.items():
-                writer.writerow([*head, split, metric, value, *rest])
+                writer.writerow([*head, split, metric, value, *axes, run.fingerprint, *others])
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A study as its result files tell it: runs, variants, and a section for each data set.
+"""A study as its result files tell it: runs, variants, and a section for the data of each data set.
 
 Reads only what is on disk (DESIGN.md, Results on disk). A run counts as done when its `result.json` is there.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from attn_jax import config as configs
-from attn_jax import stats
+from attn_jax import results, stats
 from attn_jax.errors import UserError
 from attn_jax.metrics import higher_is_better
+from attn_jax.results import read_json, read_lines
 
 # Values that name themselves; every other field is written field=value in a variant's label.
 _BARE = ("score.name", "cell.name", "encoder.name")
@@ -22,11 +23,12 @@ _BARE = ("score.name", "cell.name", "encoder.name")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its flat configuration and, once it is done, its result."""
+    """One run: its flat configuration, the fingerprint of its data and, once it is done, its result."""
 
     run_id: str
     folder: Path
     config: Mapping[str, Any]
+    fingerprint: str
     result: Mapping[str, Any] | None
 
     @property
@@ -47,16 +49,22 @@ class Run:
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
-        return read_lines(self.folder / "metrics.jsonl")
+        return read_lines(self.folder / "metrics.jsonl", {"step": int, "split": str})
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The lines of `predictions.<split>.jsonl`."""
-        return read_lines(self.folder / f"predictions.{split}.jsonl")
+        kinds = {"source_length": int, "prediction": str, "references": list}
+        return read_lines(self.folder / f"predictions.{split}.jsonl", kinds)
 
     def attention(self) -> list[dict[str, Any]]:
         """The examples of `attention.json`; none where the model has no attention."""
         path = self.folder / "attention.json"
-        return list(read_json(path)["examples"]) if path.exists() else []
+        if not path.exists():
+            return []
+        examples = read_json(path, {"examples": list})["examples"]
+        for example in examples:
+            results.check(example, {"source": list, "target": list, "weights": list}, str(path))
+        return list(examples)
 
     @property
     def stopped(self) -> str:
@@ -95,9 +103,17 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What a study says about one data set; `variants` are in the order of the study."""
+    """What a study says about one data set; `variants` are in the order of the study.
+
+    Runs on other data of the same name (a file that was edited, another partition) make a section of their own, with
+    which nothing is compared. earlier: whether the study's last call found other data under that name. title: the
+    name, with the fingerprint where the name alone does not say which data.
+    """
 
     dataset: str
+    fingerprint: str
+    earlier: bool
+    title: str
     metric: str
     split: str
     variants: Sequence[Variant]
@@ -134,7 +150,7 @@ class Study:
 
     out: Path
     title: str
-    command: str
+    commands: Sequence[str]
     references: Sequence[Mapping[str, Any]]
     runs: Sequence[Run]
     missing: Sequence[str]
@@ -157,43 +173,64 @@ def load(out: Path) -> Study:
     folders = {path.parent.name: path.parent for path in sorted(out.glob("runs/*/config.json"))}
     if not folders:
         raise UserError(f"{out}: no runs found: expected {out}/runs/<run id>/config.json")
-    study: Mapping[str, Any] = read_json(out / "study.json") if (out / "study.json").exists() else {}
-    listed = list(study.get("runs") or folders)
+    study = results.read_study(out)
+    listed = study["runs"] or list(folders)
     runs = [_run(folders[name]) for name in listed if name in folders]
     return Study(
         out=out,
-        title=str(study.get("title") or out.resolve().name),
-        command=str(study.get("command") or ""),
-        references=list(study.get("reference") or []),
+        title="; ".join(study["titles"]) or out.resolve().name,
+        commands=study["commands"],
+        references=study["reference"],
         runs=runs,
         missing=[name for name in listed if name not in folders],
         others=len(folders.keys() - set(listed)),
-        sections=_sections(runs),
+        sections=_sections(runs, study["data"]),
         programs={path.parent.name: _program(path) for path in sorted(out.glob("programs/*/program.json"))},
     )
 
 
 def _run(folder: Path) -> Run:
-    result = folder / "result.json"
-    config = configs.flatten(read_json(folder / "config.json"))
-    return Run(folder.name, folder, config, read_json(result) if result.exists() else None)
+    stored = read_json(folder / "config.json", results.CONFIG)
+    path = folder / "result.json"
+    result = results.read_result(path) if path.exists() else None
+    if result is not None:
+        fingerprint = result["dataset"]["fingerprint"]
+    else:
+        data = folder / "data.json"
+        fingerprint = read_json(data, results.DATA)["fingerprint"] if data.exists() else "unknown"
+    return Run(folder.name, folder, configs.flatten(stored), fingerprint, result)
 
 
 def _program(path: Path) -> Mapping[str, Any]:
     timing = path.with_name("timing.json")
-    return {"members": read_json(path)["members"], "timing": read_json(timing) if timing.exists() else None}
+    return {
+        "members": read_json(path, results.PROGRAM)["members"],
+        "timing": read_json(timing, results.TIMING) if timing.exists() else None,
+    }
 
 
-def _sections(runs: Sequence[Run]) -> list[Section]:
+def _sections(runs: Sequence[Run], now: Mapping[str, str]) -> list[Section]:
+    """Sections in the order of the study, older data of a name after its present data; now: fingerprints by name."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        groups.setdefault(run.dataset, {}).setdefault(run.fingerprint, []).append(run)
     sections = []
-    for dataset in dict.fromkeys(run.dataset for run in runs):
-        own = [run for run in runs if run.dataset == dataset]
-        results = [run.result for run in own if run.result is not None]
-        metric = next((str(result["dataset"]["metric"]) for result in results), "loss")
-        splits = dict.fromkeys(["test", "dev", *(split for result in results for split in result["metrics"])])
-        split = next((s for s in splits if any(run.value(s, metric) is not None for run in own)), "test")
-        sections.append(Section(dataset, metric, split, _variants(own)))
+    for dataset, by_data in groups.items():
+        for fingerprint in sorted(by_data, key=lambda mark: mark != now.get(dataset)):
+            earlier = now.get(dataset, fingerprint) != fingerprint
+            title = dataset
+            if earlier or len(by_data) > 1:
+                title += f" ({'earlier ' * earlier}data {fingerprint[:8]})"
+            sections.append(_section(dataset, fingerprint, earlier, title, by_data[fingerprint]))
     return sections
+
+
+def _section(dataset: str, fingerprint: str, earlier: bool, title: str, runs: Sequence[Run]) -> Section:
+    results = [run.result for run in runs if run.result is not None]
+    metric = next((str(result["dataset"]["metric"]) for result in results), "loss")
+    splits = dict.fromkeys(["test", "dev", *(split for result in results for split in result["metrics"])])
+    split = next((s for s in splits if any(run.value(s, metric) is not None for run in runs)), "test")
+    return Section(dataset, fingerprint, earlier, title, metric, split, _variants(runs))
 
 
 def _variants(runs: Sequence[Run]) -> list[Variant]:
@@ -248,35 +285,3 @@ def _key(flat: Mapping[str, Any], paths: Sequence[str]) -> str:
 def show(value: Any) -> str:
     """A configuration value as it is written on a command line."""
     return str(value).lower() if isinstance(value, bool) else "-" if value in (None, "") else str(value)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError naming file and line."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; none without the file. Raises UserError naming file and line.
-
-    A last line without its newline is one that a killed process left half written: it is left out.
-    """
-    if not path.exists():
-        return []
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from error
-    return rows

@@ -40,6 +40,7 @@ def page(study: Study) -> str:
         style=plots.style,
         show=show,
         show_p=report_table.show_p,
+        signed=report_table.signed,
         figures=data,
         plotly=get_plotlyjs(),
     )
@@ -94,6 +95,7 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "columns": _columns(section, rows),
         "others": list(dict.fromkeys(title for row in rows for title in row["others"])),
         "pairs": _pairs(section),
+        "estimated": any(row["interval"]["text"] for row in rows),
         "tested": sum(test.p is not None for test in section.tests.values()) // 2,
         "sources": [row for row in rows if row["sources"]],
         "figures": _figures(study, section, add),
@@ -173,11 +175,11 @@ def _figures(study: Study, section: Section, add: AddFigure) -> list[tuple[str, 
     speeds = [
         (v.label, v.index, s.mean, s.low, s.high, speed, int((v.done[0].result or {})["parameters"]))
         for v, s in ranked
-        if (speed := report_table.tokens_per_second(study, v))
+        if (speed := report_table.speed_of_a_run(study, v))
     ]
     if speeds:
-        note = "tokens a second of the program that trained the variant, all its runs together"
-        figures.append(("Quality and speed", note, add("cost", plots.cost(speeds, "target tokens/s", title))))
+        note = "target tokens a second of one run while its program's runs train together"
+        figures.append(("Quality and speed", note, add("cost", plots.cost(speeds, "target tokens/s a run", title))))
     return figures
 
 

@@ -18,18 +18,19 @@ def console_table(study: Study, section: Section) -> "Table":
 
     cells = rows(study, section)
     columns = [
-        (f"{section.metric} ({section.split})", "mean"),
-        ("95 % interval", "interval"),
-        ("seeds", "n"),
-        ("to the first", "short"),
-        ("p (Holm)", "p"),
-        ("published", "published"),
-        ("parameters", "parameters"),
-        ("tokens/s", "speed"),
+        (f"{section.metric}\n({section.split})", "mean"),
+        ("95 %\ninterval", "interval"),
+        ("\nseeds", "n"),
+        ("to the first row,\n95 % interval", "difference"),
+        ("p\n(Holm)", "p"),
+        ("\npublished", "published"),
+        ("\nparameters", "parameters"),
+        ("tokens/s\na run", "speed"),
     ]
     columns = [(title, key) for title, key in columns if any(row[key]["text"] for row in cells)]
-    table = Table(box=box.SIMPLE, title=f"{study.title}: {section.dataset}", title_justify="left")
-    table.add_column("variant", overflow="fold")
+    table = Table(box=box.SIMPLE, title=section.title, title_justify="left")
+    longest = max(len(row["label"]) for row in cells)
+    table.add_column("\nvariant", overflow="fold", min_width=min(longest, 24))
     for title, _ in columns:
         table.add_column(title, justify="right", no_wrap=True)
     for row in cells:
@@ -66,12 +67,11 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
         if summary is not None and summary.low is not None:
             row["interval"] = _cell(f"{summary.low:.2f} to {summary.high:.2f}", summary.low)
             row["sd"] = _cell(f"{summary.sd:.2f}", summary.sd)
-        row["difference"], row["short"], row["p"] = _cell(), _cell(), _cell()
+        row["difference"], row["p"] = _cell(), _cell()
         test = section.tests.get((variant.index, first.index))
         if test is not None:
-            bounds = "" if test.low is None else f" [{test.low:+.2f}, {test.high:+.2f}]"
-            row["difference"] = _cell(f"{test.difference:+.2f}{bounds}", test.difference)
-            row["short"] = _cell(f"{test.difference:+.2f}", test.difference)
+            bounds = "" if test.low is None or test.high is None else f" [{signed(test.low)}, {signed(test.high)}]"
+            row["difference"] = _cell(f"{signed(test.difference)}{bounds}", test.difference)
             row["p"] = _cell("" if test.p is None else show_p(test.p), test.p)
         figures = published(study, section, variant)
         text = " / ".join(f"{figure['value']:.2f}" for figure in figures)
@@ -80,7 +80,7 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
         row["others"] = {f"{m} ({s})": _mean(variant, s, m) for s, m in _others(section)}
         parameters = sorted({int(run.result["parameters"]) for run in variant.done if run.result})
         row["parameters"] = _cell(f"{parameters[0]:,}", parameters[0]) if parameters else _cell()
-        speed = tokens_per_second(study, variant)
+        speed = speed_of_a_run(study, variant)
         row["speed"] = _cell(f"{speed:,.0f}", speed) if speed else _cell()
         table.append(row)
     return table
@@ -107,11 +107,19 @@ def show_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def tokens_per_second(study: Study, variant: Variant) -> float | None:
-    """Mean over the programs that trained the variant's runs; None without a timing."""
-    speeds = [float(timing["target_tokens_per_second"]) for timing in study.timings(variant.runs)]
-    mean = sum(speeds) / len(speeds) if speeds else 0.0
-    return mean if math.isfinite(mean) and mean > 0 else None
+def signed(difference: float) -> str:
+    """A difference to two decimals with its sign; what rounds to zero is +0.00."""
+    return f"{round(difference, 2) + 0.0:+.2f}"
+
+
+def speed_of_a_run(study: Study, variant: Variant) -> float | None:
+    """Target tokens per second of one run while its program's runs train together; None without a timing.
+
+    The mean over the programs that trained the variant's runs.
+    """
+    totals = [(timing["target_tokens_per_second"], timing["runs"]) for timing in study.timings(variant.runs)]
+    speeds = [total / runs for total, runs in totals if total and runs and math.isfinite(total)]
+    return sum(speeds) / len(speeds) if speeds else None
 
 
 def published(study: Study, section: Section, variant: Variant) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Results on disk: OUT/runs/<run id>/ and OUT/programs/<program id>/. `result.json`, written last, means done."""
 
+import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -7,14 +9,40 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import IO, Any
 
 from attn_jax import config as configs
+from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 PACKAGES = ("attn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "sacrebleu")
+
+Kinds = Mapping[str, type | UnionType]
+"""What the values at dotted paths of a JSON object must be."""
+
+CONFIG: Kinds = {"data.dataset": str, "score.name": str, "cell.name": str, "seed": int}
+DATA: Kinds = {"name": str, "fingerprint": str}
+RESULT: Kinds = {
+    "run_id": str,
+    "dataset.name": str,
+    "dataset.fingerprint": str,
+    "dataset.metric": str,
+    "dataset.sizes": dict,
+    "metrics": dict,
+    "signatures": dict,
+    "selected_step": int,
+    "steps": int,
+    "parameters": int,
+    "stopped": dict | None,
+    "versions": dict,
+    "git": str,
+}
+PROGRAM: Kinds = {"members": list}
+TIMING: Kinds = {"runs": int, "target_tokens_per_second": float | int | None}
+FIGURE: Kinds = {"variant": dict, "metric": str, "value": float | int}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,18 +66,83 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises UserError if it is missing or damaged."""
+def read_json(path: Path, kinds: Kinds | None = None) -> Any:
+    """A JSON file. Raises UserError if it is missing or damaged, or if a value that `kinds` names is not as it says."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); remove it to have it made again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); remove it to have it made again") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); remove it to have it made again") from None
+    if kinds is not None:
+        check(value, kinds, str(path))
+    return value
+
+
+def check(value: Any, kinds: Kinds, where: str) -> None:
+    """Raises UserError, naming the place, unless value is an object with such values."""
+    absent = object()
+    for name, kind in kinds.items():
+        found = value
+        for key in name.split("."):
+            found = found.get(key, absent) if isinstance(found, dict) else absent
+        if not isinstance(found, kind):
+            raise UserError(f"{where}: expected '{name}' of type {getattr(kind, '__name__', kind)}")
+
+
+def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; none without the file. Raises UserError naming file and line.
+
+    A last line without its newline is one that a killed process left half written: it is left out.
+    """
+    if not path.exists():
+        return []
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+        check(rows[-1], kinds, f"{path}:{number}")
+    return rows
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A `result.json`. Raises UserError if it is damaged."""
+    result = read_json(path, RESULT)
+    check(result["metrics"], dict.fromkeys(result["metrics"], dict), f"{path}: metrics")
+    if result["stopped"] is not None:
+        check(result["stopped"], {"step": int, "reason": str}, f"{path}: stopped")
+    return result
+
+
+def read_study(out: Path) -> dict[str, Any]:
+    """`study.json`, what the page tells of the study; nothing without the file. Raises UserError if it is damaged.
+
+    titles, commands: of every call into the directory, the last one last. reference: published figures. runs: ids, in
+    the order of the page. data: the fingerprint that each data set had in the last call that used it.
+    """
+    path = out / "study.json"
+    empty: dict[str, Any] = {"titles": [], "commands": [], "reference": [], "runs": [], "data": {}}
+    if not path.exists():
+        return empty
+    found = empty | read_json(path, {"runs": list})
+    check(found, {name: type(value) for name, value in empty.items()}, str(path))
+    for figure in found["reference"]:
+        check(figure, FIGURE, f"{path}: reference")
+    return found
 
 
 class Output:
-    """An output directory. Raises UserError where it cannot be written."""
+    """An output directory, in which several processes may work. Raises UserError where it cannot be written."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -69,19 +162,53 @@ class Output:
         """The directory of a program."""
         return self.path / "programs" / program_id
 
+    def done(self, run_id: str) -> bool:
+        """Whether a run has a result. A result without its configuration says nothing, and does not count."""
+        return all((self.run(run_id) / name).exists() for name in ("config.json", "result.json"))
+
     def result(self, run_id: str) -> dict[str, Any] | None:
         """The result of a finished run; None if it is not finished."""
-        path = self.run(run_id) / "result.json"
-        return read_json(path) if path.exists() else None
+        return read_result(self.run(run_id) / "result.json") if self.done(run_id) else None
 
-    def unfinished_programs(self) -> list[tuple[str, list[str]]]:
-        """Programs, by id and members, with a member that has no result: taken up as they were written down."""
-        found = []
-        for path in sorted((self.path / "programs").glob("*/program.json")):
-            members = read_json(path)["members"]
-            if any(self.result(member) is None for member in members):
-                found.append((path.parent.name, members))
-        return found
+    def begin(self, run_id: str, config: Config, data: Mapping[str, str]) -> "Log":
+        """The directory of a run without a result: name and fingerprint of its data, its configuration, its log."""
+        folder = self.run(run_id)
+        (folder / "result.json").unlink(missing_ok=True)  # One that lost its configuration.
+        write_json(folder / "data.json", dict(data))
+        write_json(folder / "config.json", configs.to_dict(config))
+        return Log(folder / "metrics.jsonl")
+
+    def programs(self) -> dict[str, list[str]]:
+        """The members of every program that was ever begun, in their order, by the program's id."""
+        paths = sorted((self.path / "programs").glob("*/program.json"))
+        return {path.parent.name: read_json(path, PROGRAM)["members"] for path in paths}
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process decides what to train, nor writes what belongs to the whole directory."""
+        lock = _locked(self.path / ".lock", wait=True)
+        assert lock is not None  # it was waited for
+        with lock:
+            yield
+
+    def claim(self, program_id: str) -> IO[bytes] | None:
+        """Makes a program this process's own until the file is closed or the process ends; None if another has it."""
+        return _locked(self.program(program_id) / ".lock", wait=False)
+
+
+def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
+    """A file, open, with the operating system's exclusive lock on it; None if it is taken and not waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        file.close()
+        raise UserError(f"{path}: cannot be locked ({error.strerror or error}): use a file system with locks") from None
+    return file
 
 
 class Log:

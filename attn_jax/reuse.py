@@ -94,7 +94,11 @@ def configure(dataset: Dataset, changes: Mapping[str, Any] | None = None) -> Con
 
 
 def fit(config: Config, dataset: Dataset) -> Run:
-    """Trains one run to its last step, without evaluations on the way; a study does the rest."""
+    """Trains one run to its last step, and keeps the parameters of that step.
+
+    There are no evaluations on the way: `train.select`, `train.metric`, `train.eval_every` and `train.patience`, which
+    a study follows, have no effect here, and the dev split is not looked at.
+    """
     corpus = encode(dataset, config)
     trainer = Trainer([config], corpus)
     states, losses = trainer.start(), []

@@ -101,6 +101,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"placement={config.placement} with input_feeding=context: the context enters the cells already"
         )
+    if config.optim.schedule == "warmup" and not config.optim.warmup_share:
+        raise UserError(
+            "optim.schedule=warmup with optim.warmup_share=0: the rate would only fall; set the share of all steps in "
+            "which it grows, e.g. optim.warmup_share=0.05"
+        )
     Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
 
 
@@ -115,7 +120,7 @@ def canonical(config: Config) -> Config:
         changes |= {"window.name": default.window.name, "window.width": default.window.width}
     else:
         kind = SCORES[score]
-        if not kind.uses_size:
+        if not kind.uses_size or config.score.size == config.decoder.size:
             changes["score.size"] = 0
         if not kind.equal_sizes:
             changes["score.memory_projection"] = False
@@ -131,6 +136,9 @@ def canonical(config: Config) -> Config:
         changes["init.scale"] = default.init.scale
     if config.encoder.layers == 1 and config.decoder.layers == 1:
         changes["dropout.layer"] = 0.0
+    for side in ("source", "target"):
+        if getattr(config.data, f"{side}_unit") == "bpe":
+            changes[f"data.{side}_min_count"] = getattr(default.data, f"{side}_min_count")
     if "bpe" not in (config.data.source_unit, config.data.target_unit):
         changes["data.bpe_size"] = default.data.bpe_size
     optim = config.optim
@@ -148,7 +156,7 @@ def canonical(config: Config) -> Config:
     if optim.schedule not in ("decay", "halving"):
         changes["optim.decay_after"] = default.optim.decay_after
     if optim.schedule not in ("warmup", "cosine"):
-        changes["optim.warmup_steps"] = default.optim.warmup_steps
+        changes["optim.warmup_share"] = default.optim.warmup_share
     if config.train.steps:
         changes["train.epochs"] = default.train.epochs
     return configs.override(config, changes)
@@ -156,12 +164,22 @@ def canonical(config: Config) -> Config:
 
 def with_hidden_size(config: Config, size: int) -> Config:
     """Embeddings, decoder and memory of one width; each direction of `encoder=bi` gets half of it."""
-    directions = memory_size(config) // config.encoder.size
-    if size % directions:
+    if size % _directions(config):
         raise UserError(f"hidden_size={size}: must be even, each direction of encoder=bi gets half")
     return dataclasses.replace(
-        config,
-        encoder=dataclasses.replace(config.encoder, size=size // directions),
+        with_memory_size(config, size),
         decoder=dataclasses.replace(config.decoder, size=size),
         embedding=dataclasses.replace(config.embedding, size=size),
     )
+
+
+def with_memory_size(config: Config, size: int) -> Config:
+    """A memory of that width; each direction of `encoder=bi` gets half of it. Raises UserError on an odd one."""
+    each, rest = divmod(size, _directions(config))
+    if rest:
+        raise UserError(f"encoder=bi cannot give a memory of width {size}, half of it from each side: set encoder.size")
+    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, size=each))
+
+
+def _directions(config: Config) -> int:
+    return memory_size(config) // config.encoder.size

@@ -24,7 +24,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """Mean difference a - b over common seeds, its interval and two-sided p value; None where n < 2."""
+    """Mean difference a - b over common seeds, its interval and two-sided p value; None where they cannot be told."""
 
     n: int
     difference: float
@@ -47,7 +47,8 @@ def summary(values: Sequence[float], level: float = 0.95) -> Summary:
 def paired(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Paired | None:
     """Paired t-test of a - b by seed, over the seeds that both have; None if they have none in common.
 
-    Where every difference is the same, t has no noise to divide by: p is 1 if that difference is 0, else 0.
+    Where every difference is the same, t has no noise to divide by: p is 1 if that difference is 0; else there is
+    neither an interval nor a p value: a few seeds that happen to agree do not measure the noise.
     """
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
@@ -55,12 +56,14 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) 
     result = summary([a[seed] - b[seed] for seed in seeds], level)
     if result.sd is None:
         return Paired(result.n, result.mean, None, None, None)
-    if result.sd == 0:
-        p = float(result.mean == 0)
-    else:
-        from scipy.special import stdtr
+    # Equal differences of decimal fractions differ in their last bits.
+    rounding = 1e-12 * max(1.0, *(abs(side[seed]) for side in (a, b) for seed in seeds))
+    if result.sd <= rounding:
+        same = abs(result.mean) <= rounding
+        return Paired(result.n, 0.0, 0.0, 0.0, 1.0) if same else Paired(result.n, result.mean, None, None, None)
+    from scipy.special import stdtr
 
-        p = float(2 * stdtr(result.n - 1, -abs(result.mean) / (result.sd / math.sqrt(result.n))))
+    p = float(2 * stdtr(result.n - 1, -abs(result.mean) / (result.sd / math.sqrt(result.n))))
     return Paired(result.n, result.mean, result.low, result.high, p)
 
 

@@ -1,9 +1,11 @@
 """A study: variants x seeds, trained as few programs, resumed by their result files, told on one page."""
 
+import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from attn_jax import config as configs
 from attn_jax import data, program, report, results
@@ -19,6 +21,9 @@ from attn_jax.training import steps_of
 
 METRICS = (*LOSS_METRICS, *OUTPUT_METRICS)
 """What runs can be selected by."""
+
+POLL = 1.0
+"""Seconds between two looks at what another process has in hand."""
 
 
 class Corpora:
@@ -55,8 +60,10 @@ def run(
 ) -> Path:
     """Trains every variant with every seed that has no result yet, and writes results.csv and report.html.
 
-    reference: published figures to be shown beside ours, [{"variant": {path: value}, "metric", "value", "source"}].
-    Returns the path of the report. Raises UserError before anything is trained if a variant is illegal.
+    Several processes may do so in one directory at a time: each program is trained by one of them, and each waits for
+    the runs that another has in hand. reference: published figures to be shown beside ours, [{"dataset", "variant":
+    {path: value}, "metric", "value", "source"}]; one without a data set counts for all. Returns the path of the report.
+    Raises UserError before anything is trained if a variant is illegal.
     """
     distinct, dropped = merged(variants)
     if not seeds:
@@ -66,36 +73,49 @@ def run(
             f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
         )
     runs: dict[str, Config] = {}
+    fingerprints: dict[str, str] = {}
     for variant in distinct:
         corpus = corpora.corpus(variant)
         steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
         if variant.train.metric not in ("", *METRICS):
             raise unknown("train.metric", variant.train.metric, METRICS)
+        fingerprints[variant.data.dataset] = corpus.fingerprint
         for seed in seeds:
             member = configs.override(variant, {"seed": seed})
             runs[configs.run_id(member, corpus.fingerprint)] = member
     # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
     output = Output(out)
-    _write_study(output, list(runs), title, command, reference)
-
+    call = {"titles": [title], "commands": [command], "reference": list(reference), "data": fingerprints}
+    with output.alone():
+        _write_study(output, list(runs), call)
     finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
     _tell_reused(finished, len(runs))
-    programs = _programs({k: v for k, v in runs.items() if k not in finished}, runs, output, runs_per_program)
-    progress = Console(len(programs))
-    for program_id, members in programs:
-        ids = [configs.run_id(member, corpora.corpus(member).fingerprint) for member in members]
-        results.write_json(output.program(program_id) / "program.json", {"members": ids})
-        program.train(members, corpora.corpus(members[0]), output, program_id, progress)
-    report.build(output.path)
+    _train(runs, corpora, output, runs_per_program)
+    with output.alone():
+        # A call that began after this one may have left out runs that had no result yet.
+        _write_study(output, list(runs), {})
+        report.build(output.path)
     return output.path / "report.html"
 
 
-def _write_study(output: Output, ids: list[str], title: str, command: str, reference: Sequence[Mapping]) -> None:
-    """What the page tells about the study. Runs of earlier calls into the same directory stay on the page."""
-    path = output.path / "study.json"
-    before = results.read_json(path)["runs"] if path.exists() else []
-    order = [*before, *(run_id for run_id in ids if run_id not in before)]
-    results.write_json(path, {"title": title, "command": command, "reference": list(reference), "runs": order})
+def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:
+    """What the page tells about the study. What earlier calls into the same directory finished stays on the page."""
+    before = results.read_study(output.path)
+    call = {"titles": [], "commands": [], "reference": [], "data": {}} | dict(call)
+    kept = [run_id for run_id in before["runs"] if run_id in ids or output.done(run_id)]
+    study = {
+        name: [*(text for text in before[name] if text not in call[name]), *filter(None, call[name])]
+        for name in ("titles", "commands")
+    }
+    figures = {_place(figure): figure for figure in [*before["reference"], *call["reference"]]}
+    study["reference"] = list(figures.values())
+    study["runs"] = [*kept, *(run_id for run_id in ids if run_id not in kept)]
+    results.write_json(output.path / "study.json", study | {"data": before["data"] | call["data"]})
+
+
+def _place(figure: Mapping[str, Any]) -> str:
+    """What a published figure says something about; a later one replaces it."""
+    return configs.digest({name: value for name, value in figure.items() if name != "value"})
 
 
 def _tell_reused(finished: Mapping[str, Mapping[str, Any]], total: int) -> None:
@@ -109,20 +129,93 @@ def _tell_reused(finished: Mapping[str, Mapping[str, Any]], total: int) -> None:
         print(f"  {len(other)} of them by other versions of code or libraries ({', '.join(commits)})", file=sys.stderr)
 
 
-def _programs(
-    missing: Mapping[str, Config], wanted: Mapping[str, Config], output: Output, size: int
-) -> list[tuple[str, list[Config]]]:
-    """Programs to run: those that were begun before, as they were written down, then the other runs by group."""
-    programs, taken = [], set()
-    for program_id, members in output.unfinished_programs():
-        if all(member in wanted for member in members):
-            programs.append((program_id, [wanted[member] for member in members]))
-            taken |= set(members)
-    ids = {config: run_id for run_id, config in missing.items()}
-    for group in groups([config for run_id, config in missing.items() if run_id not in taken]):
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A program that this process has claimed. left: programs to do, this one included."""
+
+    program: str
+    members: list[str]
+    claim: IO[bytes]
+    left: int
+
+
+def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: int) -> None:
+    """Trains programs until every run has a result, each in one of the processes that work in the directory."""
+    progress, waiting = Console(0), False
+    while True:
+        with output.alone():
+            work, elsewhere = _next(runs, output, size)
+        if work is not None:
+            waiting = False
+            members = [runs[member] for member in work.members]
+            with work.claim:
+                _tell_taken_up(work, output)
+                progress.total = progress.number + work.left
+                program.train(members, corpora.corpus(members[0]), output, work.program, progress)
+        elif elsewhere:
+            if not waiting:
+                print(f"waiting for {elsewhere} run(s) that another process trains", file=sys.stderr, flush=True)
+            waiting = True
+            time.sleep(POLL)
+        else:
+            return
+
+
+def _next(runs: Mapping[str, Config], output: Output, size: int) -> tuple[Work | None, int]:
+    """The next program to train, claimed; and how many runs without a result other processes have in hand."""
+    recorded = output.programs()
+    claims: dict[str, IO[bytes]] = {}
+    taken: set[str] = set()
+    for name, members in recorded.items():
+        if not all(map(output.done, members)):
+            claim = output.claim(name)
+            if claim is None:
+                taken |= set(members)
+            else:
+                claims[name] = claim
+    # Not before the claims: a program that is free now may have been finished a moment ago.
+    missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
+    begun = {name: recorded[name] for name in claims if runs.keys() >= set(recorded[name])}
+    plan = _plan(missing, begun, taken, size)
+    chosen = next(iter(plan), None)
+    for name, claim in claims.items():
+        if name != chosen:
+            claim.close()
+    if chosen is None:
+        return None, len(missing.keys() & taken)
+    claim = claims.get(chosen) or output.claim(chosen)
+    assert claim is not None  # nobody else can have begun it
+    if chosen not in recorded:
+        results.write_json(output.program(chosen) / "program.json", {"members": plan[chosen]})
+    return Work(chosen, plan[chosen], claim, len(plan)), 0
+
+
+def _plan(
+    missing: Mapping[str, Config], begun: Mapping[str, list[str]], taken: set[str], size: int
+) -> dict[str, list[str]]:
+    """Programs to do, by id: those that were begun before, as they were written down, then the other runs by group.
+
+    taken: runs that other processes have in hand. Of programs that share a run the one that lacks most results is
+    taken up; what another lacks besides makes new programs.
+    """
+    plan: dict[str, list[str]] = {}
+    lacking = {name: missing.keys() & set(members) for name, members in begun.items()}
+    for name in sorted(begun, key=lambda name: -len(lacking[name])):
+        if lacking[name] and taken.isdisjoint(lacking[name]):
+            plan[name] = begun[name]
+            taken = taken | lacking[name]
+    ids = {config: run_id for run_id, config in missing.items() if run_id not in taken}
+    for group in groups(list(ids)):
         count = -(-len(group) // size)
         for k in range(count):
             # Parts of nearly equal size.
-            part = group[k * len(group) // count : (k + 1) * len(group) // count]
-            programs.append((results.program_id([ids[config] for config in part]), part))
-    return programs
+            part = [ids[config] for config in group[k * len(group) // count : (k + 1) * len(group) // count]]
+            plan[results.program_id(part)] = part
+    return plan
+
+
+def _tell_taken_up(work: Work, output: Output) -> None:
+    done = sum(map(output.done, work.members))
+    if done:
+        text = f"program {work.program} was begun before and is trained whole, {len(work.members)} runs; the results"
+        print(f"{text} of {done} of them are there already and are not touched", file=sys.stderr, flush=True)

@@ -7,27 +7,61 @@ from typing import Any
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.datasets import Dataset
+from attn_jax.encoders import memory_size
 from attn_jax.errors import UserError
-from attn_jax.seq2seq import canonical, check, with_hidden_size
+from attn_jax.seq2seq import canonical, check, with_hidden_size, with_memory_size
 
 
 def base(dataset: Dataset, changes: Mapping[str, Any]) -> Config:
-    """What a data set recommends, with changes by path; `hidden_size` sets both sides, see `with_hidden_size`."""
-    fields = {path: value for path, value in changes.items() if path != "hidden_size"}
-    config = configs.override(Config(), {"data.dataset": dataset.info.name, **dataset.info.recommended, **fields})
+    """What a data set recommends, with changes by path.
+
+    `hidden_size`, which is no field, sets both sides, see `with_hidden_size`. Without it and without `encoder.size`
+    another encoder has the recommended width of memory, so that directions are compared at one width. Raises UserError
+    on what the data set does not allow for.
+    """
+    given = {configs.resolve(path): value for path, value in changes.items() if path != "hidden_size"}
+    recommended = configs.override(Config(), {"data.dataset": dataset.info.name, **dataset.info.recommended})
+    config = configs.override(recommended, given)
     if "hidden_size" in changes:
         # Sizes that were set one by one win over the common one.
-        config = configs.override(with_hidden_size(config, int(changes["hidden_size"])), fields)
-    return config
+        config = configs.override(with_hidden_size(config, int(changes["hidden_size"])), given)
+    elif "encoder.size" not in given:
+        config = with_memory_size(config, memory_size(recommended))
+    return _fitted(config, dataset, given)
+
+
+def _fitted(config: Config, dataset: Dataset, given: Mapping[str, Any]) -> Config:
+    """The configuration with what cannot matter on the data set at one value; refused where it was asked for."""
+    info, changes = dataset.info, {}
+    if "dev" not in dataset.splits:
+        for path in ("train.eval_every", "train.metric", "train.patience"):
+            changes[path] = unset = configs.get(Config(), path)
+            if path in given and configs.get(config, path) != unset:
+                raise UserError(f"{path}={given[path]}: {info.name} has no dev split to evaluate on")
+        changes["train.select"] = "last"
+    if config.data.bleu_tokenizer != "own":
+        if not {"bleu", "chrf"} & {info.metric, config.train.metric}:
+            raise UserError(
+                f"data.bleu_tokenizer={config.data.bleu_tokenizer}: {info.name} is scored by {info.metric}, not by BLEU"
+            )
+        if config.data.bleu_tokenizer == info.tokenize:
+            changes["data.bleu_tokenizer"] = "own"
+    return configs.override(config, changes)
+
+
+def variants(dataset: Dataset, changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[Config]:
+    """`base` of the changes with every combination of the values of some fields, see `combinations`."""
+    return [base(dataset, {**changes, **choice}) for choice in combinations(axes)]
 
 
 def product(base: Config, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
-    """Every combination of the values of some fields, the last axis changing fastest."""
-    paths = list(axes)
-    return [
-        configs.override(base, dict(zip(paths, values, strict=True)))
-        for values in itertools.product(*(axes[path] for path in paths))
-    ]
+    """A configuration with every combination of the values of some fields, see `combinations`."""
+    return [configs.override(base, choice) for choice in combinations(axes)]
+
+
+def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """One value of every axis, in every combination, the last axis changing fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def merged(variants: Iterable[Config]) -> tuple[list[Config], int]:

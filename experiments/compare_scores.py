@@ -3,9 +3,10 @@ r"""Compare scoring functions (and any other choice) on a data set over several 
     python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=../shared/data \
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
 
-Starts from the data set's recommended configuration. Every variant is trained with every seed; runs of equal structure
-train together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the
-command skips runs that have results; a larger --seeds adds runs.
+Starts from the data set's recommended configuration, and compares all scores unless --scores or --set=score=... names
+some. Every variant is trained with every seed; runs of equal structure train together as one compiled program. Writes
+OUT/results.csv and OUT/report.html, and prints the table. Repeating the command skips runs that have results; a
+larger --seeds adds runs.
 """
 
 from attn_jax import cli, config, data, report, study, sweep
@@ -42,14 +43,14 @@ def main() -> None:
     corpora = study.Corpora(
         lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir, files=cli.files())
     )
-    base = sweep.base(corpora.dataset(flags.dataset), changes)
-    axes.setdefault("score.name", list(SCORES))
+    if "score.name" not in changes:
+        axes.setdefault("score.name", list(SCORES))
     path = study.run(
-        sweep.product(base, axes),
+        sweep.variants(corpora.dataset(flags.dataset), changes, axes),
         seeds=range(flags.seeds),
         out=flags.out,
         corpora=corpora,
-        title=f"Scoring functions on {flags.dataset}",
+        title="Scoring functions",
         command=cli.command_line(),
         runs_per_program=flags.runs_per_program,
     )

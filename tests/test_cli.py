@@ -248,8 +248,9 @@ def parse(*words: str, scores: tuple[str, ...] = ("none", "dot")) -> flags.FlagV
             {"train.steps": "5", "train.batch_size": "3", "hidden_size": "7"},
         ),
         (["--epochs=2"], {"train.epochs": "2.0", "train.steps": "0"}),
-        (["--set=optim.learning_rate=0.5", "--learning_rate=1"], {"optim.learning_rate": "0.5"}),
-        (["--set=score=dot", "--set=score.name=none"], {"score.name": "none"}),
+        (["--set=train.epochs=2"], {"train.epochs": "2", "train.steps": "0"}),
+        (["--epochs=2", "--set=train.steps=0"], {"train.epochs": "2.0", "train.steps": "0"}),
+        (["--set=score=dot"], {"score.name": "dot"}),
         (["--set=train.metric=a,b=c"], {"train.metric": "a,b=c"}),
         (["--set", "cell=gru"], {"cell.name": "gru"}),
     ],
@@ -267,7 +268,8 @@ def test_overrides(words: list[str], expected: dict[str, str]) -> None:
             {"score.name": ["dot"], "cell.name": ["gru", "lstm"], "optim.learning_rate": ["1e-3", "0.1"]},
         ),
         (["--sweep=score=dot,none"], {"score.name": ["dot", "none"]}),
-        (["--epochs=2", "--sweep=train.steps=3,4"], {"train.steps": ["3", "4"]}),
+        (["--epochs=2", "--sweep=train.steps=0,4"], {"train.steps": ["0", "4"]}),
+        (["--sweep=train.epochs=1,2"], {"train.epochs": ["1", "2"], "train.steps": ["0"]}),
     ],
 )
 def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
@@ -315,6 +317,24 @@ def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
             "--steps=1 --epochs=1",
             "--steps and --epochs: only one of them can give the length of training",
         ),
+        (
+            "--steps=3 --set=train.epochs=5",
+            "--steps and --set=train.epochs: only one of them can give the length of training",
+        ),
+        (
+            "--epochs=5 --set=train.steps=50",
+            "--set=train.steps and --epochs: only one of them can give the length of training",
+        ),
+        (
+            "--steps=5 --sweep=train.epochs=1,2",
+            "--steps and --sweep=train.epochs: only one of them can give the length of training",
+        ),
+        (
+            "--epochs=2 --sweep=train.steps=3,4",
+            "--sweep=train.steps and --epochs: only one of them can give the length of training",
+        ),
+        ("--steps=3 --set=train.steps=4", "--steps and --set=train.steps: train.steps is set twice"),
+        ("--set=score=dot --set=score.name=none", "--set=score and --set=score.name: score.name is set twice"),
         ("--learning_rate=0", "--learning_rate: optim.learning_rate=0.0: must be greater than 0"),
     ],
 )
@@ -345,3 +365,10 @@ def test_a_name_that_enters_its_table_after_parsing_is_allowed() -> None:
         cli.sweeps(values)
     table.append("mine")
     assert cli.sweeps(values) == {"score.name": ["mine"]}
+
+
+def test_files_are_asked_for_only_where_they_can_be_used() -> None:
+    for datasets, has in ((), True), (("geo", "jobs"), False), (("geo", "parallel_text"), True):
+        values = flags.FlagValues()
+        cli.define_study_flags({}, datasets=datasets, flag_values=values)
+        assert ("files" in values) == has

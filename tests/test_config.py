@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attn_jax import config
+from attn_jax import config, metrics
 from attn_jax.config import Config
 from attn_jax.errors import UserError
 
@@ -34,6 +34,10 @@ def test_every_field_has_help_and_a_usable_default(path: str) -> None:
     assert config.parse(field.default, annotation, path, field) == field.default
     if field.metadata["traced"]:
         assert annotation in (int, float)  # an argument of a compiled program
+
+
+def test_bleu_tokenizers_are_those_of_the_metrics() -> None:
+    assert typing.get_args(FIELDS["data.bleu_tokenizer"][1]) == ("own", *metrics.TOKENIZERS)
 
 
 @pytest.mark.parametrize("path", FIELDS)

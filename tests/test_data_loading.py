@@ -57,6 +57,7 @@ def never() -> None:
 
 def test_parallel_text(toy: dict[str, tuple[str, str]], data_dir: str) -> None:
     made = load("parallel_text", files=toy, data_dir=data_dir)
+    assert made.info.tokenize == "13a", "a user's text is taken to be untokenised"
     assert [(e.source, e.target) for e in made.splits["train"]] == [
         ("a b", "1 2"),
         ("ç\u00a0d  e", "3"),
@@ -103,6 +104,7 @@ def copy_of_geo(manual_dir: Path, tmp_path: Path) -> Path:
 
 def test_an_edited_published_file_is_read_and_named(manual_dir: Path, tmp_path: Path, data_dir: str) -> None:
     before = load("semantic_parsing/geo", manual_dir=str(manual_dir), data_dir=data_dir)
+    assert "no dev split: the last parameters of a run are tested" in before.info.notes
     edited = copy_of_geo(manual_dir, tmp_path)
     name = "semantic_parsing/geo/geo_anonymous_lambda_test.txt"
     (edited / name).chmod(0o644)

@@ -165,6 +165,9 @@ def test_tatoeba(manual_dir: Path, tmp_path: Path, language: str) -> None:
         assert flat[0] == flat[1]
     for split in ("dev", "test"):
         assert abs(len(forth[split]) / sentences - 0.05) < 0.01
+    for made in (forth, back):
+        sources = [{e.source for e in made[split]} for split in ("train", "dev", "test")]
+        assert len(set().union(*sources)) == sum(map(len, sources))
     assert not any("CC-BY" in r for e in forth["test"] for r in e.references)
 
 
@@ -198,6 +201,20 @@ def source(example: Example) -> str:
 
 def target(example: Example) -> str:
     return example.target
+
+
+def test_inflection_without_a_size_is_the_largest(manual_dir: Path, tmp_path: Path) -> None:
+    short, whole = (recipe(f"inflection/2017_welsh{size}", manual_dir, tmp_path) for size in ("", "_high"))
+    assert short.read() == whole.read()
+    assert short.info.recommended == whole.info.recommended
+    assert (short.info.notes, whole.info.notes) == (("train: the size high, the largest of this language",), ())
+
+
+def test_pairs_that_share_a_sentence_are_connected() -> None:
+    rows = [("b", "x"), ("c", "x"), ("c", "y"), ("a", "y"), ("d", "z"), ("x", "q")]
+    # "x" is a foreign sentence of the first two pairs and an English one of the last: that is no connection.
+    assert translation.connected(rows) == ["a", "a", "a", "a", "d", "x"]
+    assert translation.connected(rows[::-1]) == ["x", "d", "a", "a", "a", "a"]
 
 
 def test_inflection_columns(manual_dir: Path, tmp_path: Path) -> None:
@@ -252,9 +269,12 @@ def test_synthetic_seed(tmp_path: Path) -> None:
     ("query", "message"),
     [
         ("vocab=3", "unknown option of synthetic data 'vocab': did you mean 'vocabulary'"),
-        ("examples=many", "examples=many: expected an integer greater than 0"),
-        ("examples=-1", "examples=-1: expected an integer greater than 0"),
-        ("vocabulary=0", "vocabulary=0: expected an integer greater than 0"),
+        ("examples=many", "examples=many: expected an integer from 1 to 10000000"),
+        ("examples=-1", "examples=-1: expected an integer from 1 to 10000000"),
+        ("vocabulary=0", "vocabulary=0: expected an integer from 1 to 100000"),
+        ("vocabulary=100001", "vocabulary=100001: expected an integer from 1 to 100000"),
+        pytest.param("vocabulary=" + "9" * 5000, "vocabulary=99999999999999999999: expected", id="5000 digits"),
+        ("max_length=1001", "max_length=1001: expected an integer from 1 to 1000"),
         ("min_length=9&max_length=3", "min_length=9 is above max_length=3"),
         ("vocabulary=2&min_length=1&max_length=3", "too few distinct sequences"),
     ],
@@ -263,6 +283,7 @@ def test_synthetic_options_that_cannot_be(tmp_path: Path, query: str, message: s
     with pytest.raises(UserError, match=re.escape(message)):
         recipe(f"synthetic/copy?{query}", None, tmp_path).read()
     assert synthetic.options("")["examples"] == 10000
+    assert synthetic.options("seed=000&vocabulary=0000000020") == synthetic.DEFAULTS | {"seed": 0}
 
 
 UNKNOWN = {
@@ -277,7 +298,7 @@ UNKNOWN = {
     "g2p/sigmorphon2020_korr": "unknown language of g2p/sigmorphon2020_<lang> 'korr': did you mean 'kor'",
     "g2p/sigmorphon2022_kor": "unknown G2P data set",
     "inflection/2017_germann_low": "did you mean 'german'",
-    "inflection/2017_german": "unknown size of inflection/2017_german_<size>",
+    "inflection/2017_german_hig": "unknown size of inflection/2017_german_<size> 'hig': did you mean 'high'",
     "inflection/2016_german_high": "the 2016 edition has one size",
     "tatoeba/eng_deu": "unknown language of tatoeba",
     "tatoeba/fra_spa": "one side must be eng",
@@ -299,7 +320,7 @@ def test_unknown_names_tell_the_nearest(tmp_path: Path, name: str) -> None:
 
 
 def test_names_cover_every_data_set() -> None:
-    patterns = [re.escape(pattern).replace("<low\\|medium\\|high>", "<size>") for pattern in names()]
+    patterns = [re.escape(pattern).replace("\\[_<low\\|medium\\|high>\\]", "(_<size>)?") for pattern in names()]
     forms = [re.compile(re.sub(r"<\w+>", r"\\w+", pattern)) for pattern in patterns]
     for name in EVERY:
         assert any(form.fullmatch(name) for form in forms), name
@@ -311,6 +332,7 @@ def test_info(manual_dir: Path, tmp_path: Path, name: str) -> None:
     info = recipe(name, manual_dir, tmp_path).info
     assert info.name == name
     assert info.metric in ("exact_match", "bleu", "wer")
+    assert info.tokenize == ("13a" if name.startswith(("multi30k_raw/", "tatoeba/")) else "none")
     assert info.citation
     assert info.licence
     assert info.normalization == ("logic" if name.startswith("semantic_parsing") else "")

@@ -144,6 +144,13 @@ def test_impossible_bpe_size_tells_a_possible_one(size: int) -> None:
         codec(BPE_TEXT, "bpe", bpe_size=bound - 1 if size < bound else bound + 1)
 
 
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_bpe_size_leaves_room_for_the_special_symbols(size: int) -> None:
+    with pytest.raises(UserError) as error:
+        codec(BPE_TEXT, "bpe", bpe_size=size)
+    assert str(error.value) == f"data.bpe_size={size}: must be above 4, the number of special symbols"
+
+
 def test_unknown_unit_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'characters'"):
         codec(["a"], "character")

@@ -123,6 +123,20 @@ def test_references_are_lower_cased_where_the_model_is():
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"tokenize": "13a", "normalize": "logic", "case": "mixed"}),
+        ({"data.lowercase": True}, {"tokenize": "13a", "normalize": "logic", "case": "lc"}),
+        ({"data.bleu_tokenizer": "char"}, {"tokenize": "char", "normalize": "logic", "case": "mixed"}),
+    ],
+)
+def test_text_is_scored_as_the_data_set_and_the_configuration_say(changes, expected):
+    config = tiny.changed(tiny.config(), changes)
+    corpus = encode(tiny.dataset(metric="bleu", tokenize="13a", normalization="logic"), config)
+    assert evaluation.scoring(corpus, config) == expected
+
+
+@pytest.mark.parametrize(
     ("own", "selected_by", "expected"),
     [
         ("bleu", "", {"bleu", "chrf"}),

@@ -1,6 +1,7 @@
 """The experiments as a user calls them."""
 
 import concurrent.futures
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,11 @@ WRONG = {
     "unknown field": ([COPY, "--set=optim.learning_rat=1"], "did you mean optim.learning_rate?"),
     "wrong type": ([COPY, "--set=train.batch_size=many"], "train.batch_size='many': expected an integer"),
     "empty split": ([TEXT, "--files=train=good.src,empty.trg", GOOD], "empty.trg: the file is empty"),
+    "directory of own files": ([TEXT, "--manual_dir=.", GOOD], "parallel_text: manual_dir is for the data sets with"),
+    "no dev split": (
+        [TEXT, "--files=train=good.src,good.trg", GOOD, "--set=train.patience=2"],
+        "train.patience=2: parallel_text has no dev split",
+    ),
     "zero seeds": ([COPY, "--seeds=0"], "--seeds=0: expected"),
     "out is a file": ([COPY, "--scores=dot", "--out=a_file"], "--out=a_file: cannot be written"),
     "out cannot be": (
@@ -79,6 +85,62 @@ def test_wrong_input_is_told_in_one_line(answers, case):
     assert left - {"data"} == set(FILES), "nothing is written but prepared data"
 
 
+PLAN = """
+import json, runpy, sys
+from attn_jax import study, sweep
+
+def run(variants, reference=(), **_):
+    distinct, _ = sweep.merged(variants)
+    shown = [[c.score.name, c.cell.name, c.train.epochs, c.train.steps, c.optim.learning_rate] for c in distinct]
+    print(json.dumps([shown, reference]))
+    sys.exit()
+
+study.run = run
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def plan(directory, script, *flags):
+    """What the study of an experiment would train, [score, cell, epochs, steps, rate] each, and its references."""
+    environment = {**os.environ, "ATTN_JAX_DATA": str(directory / "data")}
+    command = [sys.executable, "-c", PLAN, ROOT / "experiments" / script, *flags, "--out=out"]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+def test_a_score_that_is_set_is_the_only_one(tmp_path):
+    variants, _ = plan(tmp_path, "compare_scores.py", COPY, "--set=score=dot", "--cells=gru,lstm", "--steps=5")
+    assert [variant[:2] for variant in variants] == [["dot", "gru"], ["dot", "lstm"]]
+    variants, _ = plan(tmp_path, "compare_scores.py", COPY, "--steps=5")
+    assert [variant[0] for variant in variants] == list(SCORES)
+
+
+def test_dong_and_lapata(tmp_path, manual_dir):
+    script, data = "dong_lapata_2016.py", f"--manual_dir={manual_dir}"
+    variants, references = plan(tmp_path, script, data, "--dataset=geo", "--sweep=optim.learning_rate=0.01,0.02")
+    assert variants == [[s, "lstm", n, 0, rate] for s, n in (("dot", 90), ("none", 160)) for rate in (0.01, 0.02)]
+    # Those of JOBS are not published figures but those of the checkpoint; each counts for its own data only.
+    assert [(figure["dataset"], figure["value"]) for figure in references] == [
+        ("semantic_parsing/geo", value) for value in (84.6, 72.9, 84.64, 73.2)
+    ]
+    variants, references = plan(tmp_path, script, data, "--dataset=jobs", "--epochs=2")
+    assert variants == [[score, "lstm", 2, 0, 0.01] for score in ("dot", "none")]
+    assert [(figure["dataset"], figure["value"]) for figure in references] == [
+        ("semantic_parsing/jobs", value) for value in (88.6, 78.6)
+    ]
+    for flag, message in {
+        "--set=score=general": "score: this experiment compares dot with none",
+        "--sweep=score=dot,general": "score: this experiment compares dot with none",
+        "--sweep=train.epochs=1,2": "--sweep=train.epochs: the publication's epochs differ by variant",
+        "--files=train=a.tsv": "unknown flag --files",
+    }.items():
+        process = call(tmp_path, script, data, flag, "--out=out")
+        assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+        assert process.stderr.startswith(f"dong_lapata_2016: {message}")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")
@@ -86,7 +148,7 @@ def test_help(tmp_path, script):
     for flag in ("--dataset", "--seeds", "--out", "--set", "--sweep", "--manual_dir", "--hidden_size"):
         assert flag in process.stdout
     if script == "compare_scores.py":
-        (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores")]
+        (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores=A,B")]
         following = process.stdout.split(line)[1].split("--")[0]
         assert all(name in line + following for name in [*SCORES, NONE])
     assert not list(tmp_path.iterdir())

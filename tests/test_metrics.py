@@ -97,8 +97,28 @@ def test_signatures_say_how_and_can_be_read_back() -> None:
     assert made["bleu"] == f"bleu|{scorer.get_signature()}"
     assert "nrefs:var" in made["bleu"]
     assert made["exact_match"] == "exact_match|norm:logic|nrefs:var"
-    assert metrics.options(made) == {"tokenize": "13a", "normalize": "logic"}
-    assert metrics.options({}) == {"tokenize": "none", "normalize": "none"}
+    assert metrics.options(made) == {"tokenize": "13a", "normalize": "logic", "case": "mixed"}
+    assert metrics.options({}) == {"tokenize": "none", "normalize": "none", "case": "mixed"}
+
+
+@pytest.mark.parametrize("name", OUTPUT_METRICS)
+def test_lower_cased_scores_say_so(name: str) -> None:
+    predictions, references = ["The CAT sat on a mat", "b"], [["the cat SAT on a mat"], ["c"]]
+    lower = [text.lower() for text in predictions], [[text.lower() for text in own] for own in references]
+    value = score([name], predictions, references, case="lc")
+    assert value == score([name], *lower)
+    assert value != score([name], predictions, references)
+    made = metrics.signature(name, references, case="lc")
+    assert "case:lc" in made.split("|")
+    assert metrics.options({name: made})["case"] == "lc"
+
+
+def test_runs_of_spaces_count_as_one_and_other_spaces_are_text() -> None:
+    assert score(["exact_match", "wer", "per"], ["a b"], [["a  b "]]) == {"exact_match": 100.0, "wer": 0.0, "per": 0.0}
+    # One symbol, as it is for the codec, not two.
+    assert score(["per"], ["a\u00a0b"], [["a b"]])["per"] == pytest.approx(100.0)
+    assert score(["exact_match"], ["a\u00a0b"], [["a b"]])["exact_match"] == 0.0
+    assert logic_form("( a\u00a0b )") == "( a\u00a0b )"
 
 
 def test_direction() -> None:
@@ -122,6 +142,7 @@ def test_direction() -> None:
         (lambda: metrics.higher_is_better("exact-match"), "did you mean 'exact_match'"),
         (lambda: score(["bleu"], ["a"], [["a"]], tokenize="13b"), "did you mean '13a'"),
         (lambda: score(["exact_match"], ["a"], [["a"]], normalize="logik"), "did you mean 'logic'"),
+        (lambda: score(["bleu"], ["a"], [["a"]], case="lcc"), "did you mean 'lc'"),
         (lambda: score(["per"], [], []), "0 predictions"),
         (lambda: score(["per"], ["a", "b"], [["a"]]), "2 predictions and 1 lists"),
         (lambda: score(["bleu"], ["a"], [[]]), r"references\[0\]"),

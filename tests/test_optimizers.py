@@ -151,15 +151,27 @@ def test_decay_of_epochs_that_are_no_whole_number_of_steps():
     np.testing.assert_allclose(found, [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125])
 
 
+def test_decay_after_a_part_of_an_epoch_begins_with_the_next_one():
+    found = rates(Optim(schedule="halving", decay_after=1.5, learning_rate=1.0), 8, 2, 8)
+    np.testing.assert_allclose(found, [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("steps", [20, 2000])
+def test_warm_up_is_a_share_of_training_however_short(steps):
+    found = rates(Optim(schedule="cosine", warmup_share=0.05, learning_rate=1.0), steps, 5, steps)
+    assert found.argmax() + 1 == pytest.approx(0.05 * steps)
+    assert found.max() > 0.99
+
+
 def test_warmup_then_inverse_root():
-    found = rates(Optim(schedule="warmup", warmup_steps=4, learning_rate=0.8), 16, 5, 16)
+    found = rates(Optim(schedule="warmup", warmup_share=0.25, learning_rate=0.8), 16, 5, 16)
     assert found[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert found[15] == pytest.approx(0.8 * 0.5)
     assert found[8] == pytest.approx(0.8 * 2 / 3)
 
 
 def test_cosine_ends_at_zero():
-    found = rates(Optim(schedule="cosine", warmup_steps=2, learning_rate=0.8), 12, 5, 10)
+    found = rates(Optim(schedule="cosine", warmup_share=0.2, learning_rate=0.8), 12, 5, 10)
     wave = [0.8 * (1 + np.cos(np.pi * s / 10)) / 2 for s in range(1, 11)]
     assert found[:10] == pytest.approx([wave[0] / 2, *wave[1:]])
     assert found[9:] == pytest.approx([0, 0, 0], abs=1e-15)

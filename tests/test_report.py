@@ -15,9 +15,10 @@ from scipy import stats as reference
 from attn_jax import plots, report
 from attn_jax.config import Config, override, run_id, to_dict
 from attn_jax.errors import UserError
-from attn_jax.report_data import labels, load, read_lines
+from attn_jax.report_data import labels, load
 from attn_jax.report_page import length_bins, page
 from attn_jax.report_table import rows
+from attn_jax.results import read_lines
 
 SENTENCES = [
     ("list job use languageid0", "job ( ANS ) , language ( ANS , languageid0 )"),
@@ -48,12 +49,14 @@ def fake_run(
     done: bool = True,
     steps: int = 400,
     wrong: int = 1,
+    fingerprint: str = "f",
 ) -> str:
     """Writes one run's result files; `value` is its test value, `wrong` how many predictions differ."""
     config = override(Config(), {"data.dataset": "semantic_parsing/jobs"} | changes)
-    name, rng = run_id(config, "f"), np.random.default_rng(config.seed)
+    name, rng = run_id(config, fingerprint), np.random.default_rng(config.seed)
     folder = out / "runs" / name
     write_json(folder / "config.json", to_dict(config))
+    write_json(folder / "data.json", {"name": config.data.dataset, "fingerprint": fingerprint})
     lines: list[dict[str, Any]] = []
     for step in range(20, steps + 1, 20):
         loss = 3 * math.exp(-step / 120) + 0.1 + 0.02 * rng.random()
@@ -92,7 +95,7 @@ def fake_run(
             "run_id": name,
             "dataset": {
                 "name": config.data.dataset,
-                "fingerprint": "f",
+                "fingerprint": fingerprint,
                 "sizes": {"train": 500, "test": 140},
                 "notes": ["80 of 140 test lines also occur in train."],
                 "metric": metric,
@@ -140,8 +143,8 @@ def out(tmp_path: Path) -> Path:
         "source": "Dong (2016), table 2",
     }
     study = {
-        "title": "Scores on JOBS",
-        "command": "compare --scores=none,dot",
+        "titles": ["Scores on JOBS"],
+        "commands": ["compare --scores=none,dot"],
         "reference": [figure],
         "runs": names,
     }
@@ -191,7 +194,9 @@ class Page(html.parser.HTMLParser):
 def test_results_csv(out: Path) -> None:
     report.build(out)
     first = (out / "results.csv").read_text(encoding="utf-8").split("\n")[0]
-    assert first == "run_id,dataset,score,cell,seed,split,metric,value,encoder,bridge,combine,input_feeding"
+    assert first == (
+        "run_id,dataset,score,cell,seed,split,metric,value,encoder,bridge,combine,input_feeding,fingerprint"
+    )
     lines = read_csv(out)
     found = {
         (line["score"], int(line["seed"])): float(line["value"])
@@ -210,7 +215,7 @@ def test_results_csv_has_every_field_that_differs(tmp_path: Path) -> None:
     report.build(tmp_path)
     lines = [line for line in read_csv(tmp_path) if line["split"] == "test" and line["metric"] == "exact_match"]
     assert list(lines[0])[8:] == [
-        "encoder", "bridge", "combine", "input_feeding", "decoder.size", "optim.learning_rate",
+        "encoder", "bridge", "combine", "input_feeding", "fingerprint", "decoder.size", "optim.learning_rate",
     ]  # fmt: skip
     assert {(line["value"], line["bridge"], line["decoder.size"], line["optim.learning_rate"]) for line in lines} == {
         ("70.0", "dense", "128", "0.001"),
@@ -236,7 +241,8 @@ def test_rows_against_scipy(out: Path) -> None:
     assert table[2]["p"]["value"] == pytest.approx(2 * plain[1])
     assert table[0]["p"]["value"] is None
     assert table[0]["published"]["text"] == "87.10"
-    assert [row["speed"]["value"] for row in table] == [8000.0, 7500.0, 9000.0]
+    # Of one run; three train together.
+    assert [row["speed"]["value"] for row in table] == [pytest.approx(v / 3) for v in (8000, 7500, 9000)]
     assert table[2]["parameters"]["text"] == "123,456"
     assert table[0]["others"]["token_accuracy (test)"]["value"] == pytest.approx(97.5)
     assert table[0]["others"]["exact_match (dev)"]["value"] == pytest.approx(np.mean(best) + 1)
@@ -430,7 +436,7 @@ def test_quality_by_length_is_scored_as_the_table_is(tmp_path: Path) -> None:
     # A missing closing bracket is right under norm:logic, which the stored signature names.
     name = fake_run(tmp_path, {}, 100.0, wrong=0)
     path = tmp_path / "runs" / name / "predictions.test.jsonl"
-    lines = read_lines(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     write_lines(path, [line | {"prediction": line["prediction"].removesuffix(" )")} for line in lines])
     report.build(tmp_path)
     assert set(Page(tmp_path / "report.html").figures["s0-length"]["data"][0]["y"]) == {100.0}
@@ -484,7 +490,7 @@ def test_wrong_files_are_one_line(out: Path, tmp_path: Path) -> None:
 def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    assert read_lines(path, {"step": int}) == [{"step": 1}, {"step": 2}]
 
 
 def test_a_file_that_cannot_be_replaced_is_one_line_and_leaves_nothing_behind(out: Path) -> None:

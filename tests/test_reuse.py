@@ -80,7 +80,7 @@ def test_damaged_files_of_a_run_are_named(folder, tmp_path):
     with pytest.raises(UserError, match="parameters: the saved parameters are damaged"):
         attn_jax.load_run(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"config\.json:1: not JSON"):
         attn_jax.load_run(tmp_path)
 
 
@@ -95,6 +95,15 @@ def test_fit_is_what_a_study_trains():
         run.evaluate("tests")
     with pytest.raises(UserError, match="unknown score 'dott'"):
         attn_jax.configure(data, {"score": "dott"})
+
+
+def test_fit_keeps_the_last_step_whatever_a_study_would_select():
+    data = tiny.dataset()
+    kept = [
+        attn_jax.fit(attn_jax.configure(data, {"cell": "rnn", "score": "none", **changes}), data).params
+        for changes in ({"train.select": "last"}, {"train.select": "best_dev", "train.patience": 1})
+    ]
+    assert all(np.array_equal(value, kept[1][name]) for name, value in kept[0].items())
 
 
 def test_public_names():

@@ -83,6 +83,7 @@ REFUSED = [
     ({"placement": "before", "score": "none"}, "score=none with placement=before"),
     ({"placement": "between", "input_feeding": "context"}, "placement=between with input_feeding=context"),
     ({"bridge": "backward"}, "bridge 'backward' needs a backward direction"),
+    ({"optim.schedule": "warmup"}, "optim.schedule=warmup with optim.warmup_share=0"),
 ]
 
 
@@ -147,7 +148,10 @@ def test_parameters_bind_in_any_order(x64):
         ({"optim.schedule": "constant"}, "optim.decay_factor", 0.5),
         ({"optim.schedule": "constant"}, "optim.decay_after", 1.0),
         ({"optim.schedule": "halving"}, "optim.decay_factor", 0.5),
-        ({"optim.schedule": "decay"}, "optim.warmup_steps", 10.0),
+        ({"optim.schedule": "decay"}, "optim.warmup_share", 0.1),
+        ({"data.source_unit": "bpe"}, "data.source_min_count", 2),
+        ({"data.target_unit": "bpe"}, "data.target_min_count", 2),
+        ({"score": "additive", "decoder.size": 7}, "score.size", 7),
         ({"train.steps": 10}, "train.epochs", 3.0),
     ],
 )
@@ -177,7 +181,8 @@ def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, va
         ({"optim": "adadelta"}, "optim.epsilon", 1.0),
         ({"optim.schedule": "decay"}, "optim.decay_factor", 0.5),
         ({"optim.schedule": "halving"}, "optim.decay_after", 1.0),
-        ({"optim.schedule": "cosine"}, "optim.warmup_steps", 10.0),
+        ({"optim.schedule": "cosine"}, "optim.warmup_share", 0.1),
+        ({"data.source_unit": "bpe"}, "data.target_min_count", 2),
         ({}, "train.epochs", 3.0),
         ({}, "seed", 3),
     ],

@@ -56,7 +56,7 @@ SIGMORPHON = {
     "dropout.readout": 0.3,
     "optim.learning_rate": 3e-3,
     "optim.schedule": "cosine",
-    "optim.warmup_steps": 100,
+    "optim.warmup_share": 0.06,
     "optim.clip_norm": 1.0,
     "train.batch_size": 64,
     "train.epochs": 30.0,

@@ -11,9 +11,10 @@ from attn_jax.data.datasets import Example, Info, Recipe, pair
 from attn_jax.data.sources import Files
 from attn_jax.errors import UserError, unknown
 
-PATTERNS: tuple[str, ...] = ("inflection/2016_<lang>", "inflection/2017_<lang>_<low|medium|high>")
+PATTERNS: tuple[str, ...] = ("inflection/2016_<lang>", "inflection/2017_<lang>[_<low|medium|high>]")
 FOLDERS = {"2016": "sigmorphon2016_inflection", "2017": "conll2017_inflection"}
 SIZES = ("low", "medium", "high")
+"""Of train, by 2017; without one in the name the largest that the language has."""
 
 CITATIONS = {
     "2016": "Cotterell, R., Kirov, C., Sylak-Glassman, J., Yarowsky, D., Eisner, J. and Hulden, M. (2016). "
@@ -44,7 +45,7 @@ EPOCHS = {"2016": 20.0, "high": 20.0, "medium": 100.0, "low": 300.0}
 
 
 def names() -> list[str]:
-    """Every data set of this family."""
+    """Every data set of this family, those of 2017 with their size."""
     return [f"inflection/2016_{language}" for language in languages("2016")] + [
         f"inflection/2017_{language}_{size}" for language in languages("2017") for size in SIZES
     ]
@@ -56,13 +57,20 @@ def languages(year: str) -> list[str]:
 
 
 def recipe(name: str, files: Files) -> Recipe:
-    """The recipe of inflection/2016_<lang> and inflection/2017_<lang>_<size>. Raises UserError."""
+    """The recipe of inflection/2016_<lang> and inflection/2017_<lang>[_<size>]. Raises UserError."""
     year, _, rest = name.partition("/")[2].partition("_")
     if year not in FOLDERS:
         raise unknown("inflection edition", year, FOLDERS)
     language, _, size = rest.partition("_")
     if language not in languages(year):
         raise unknown(f"language of inflection/{year}_<lang>", language, languages(year))
+    notes: tuple[str, ...] = ()
+    if year == "2017" and not size:
+        have = sources.pinned(FOLDERS[year])
+        size = next(
+            size for size in reversed(SIZES) if any(path.startswith(f"{language}-train-{size}") for path in have)
+        )
+        notes = (f"train: the size {size}, the largest of this language",)
     if year == "2017" and size not in SIZES:
         raise unknown(f"size of inflection/2017_{language}_<size>", size, SIZES)
     if year == "2016" and size:
@@ -90,6 +98,7 @@ def recipe(name: str, files: Files) -> Recipe:
         metric="exact_match",
         url=URLS[year],
         recommended=RECOMMENDED | {"train.epochs": EPOCHS[year if year == "2016" else size]},
+        notes=notes,
     )
     return Recipe(info, read)
 

@@ -71,7 +71,8 @@ def load(
 
     Args:
         name: e.g. `scan/simple`, `g2p/sigmorphon2020_kor`, `synthetic/reverse?vocabulary=8`, `parallel_text`.
-        manual_dir: the parent of the data sets' folders, files plain or .gz; what is not there is downloaded.
+        manual_dir: the parent of the data sets' folders, files plain or .gz; what is not there is downloaded. Not for
+            `parallel_text`.
         data_dir: where prepared data and downloads are kept; by default $ATTN_JAX_DATA or
             ~/.cache/attn_jax/data.
         files: for `parallel_text` only, the files of each split (`train` and `test`, perhaps `dev` and
@@ -83,6 +84,8 @@ def load(
     """
     place = Path(data_dir).expanduser() if data_dir else builder.default_data_dir()
     if name == "parallel_text":
+        if manual_dir:
+            raise UserError("parallel_text: manual_dir is for the data sets with files of their own; give files alone")
         recipe, used = parallel_text.recipe(files)
         module: Any = parallel_text
     else:
@@ -98,8 +101,9 @@ def load(
 
 
 def described(made: Dataset) -> Dataset:
-    """The data set with a note on the overlap of train and test, if any."""
-    notes = made.info.notes + datasets.overlap_note(made.splits)
+    """The data set with a note on a missing dev split and on the overlap of train and test, if any."""
+    no_dev = () if "dev" in made.splits else ("no dev split: the last parameters of a run are tested",)
+    notes = made.info.notes + no_dev + datasets.overlap_note(made.splits)
     return dataclasses.replace(made, info=dataclasses.replace(made.info, notes=notes))
 
 

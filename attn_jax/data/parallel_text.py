@@ -56,6 +56,7 @@ def recipe(files: Mapping[str, str | Sequence[str]] | None) -> tuple[Recipe, dic
         citation="The user's own files.",
         licence="the user's",
         metric="bleu",
+        tokenize="13a",
         url="",
         recommended=RECOMMENDED,
     )

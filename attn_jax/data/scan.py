@@ -59,7 +59,7 @@ RECOMMENDED = {
     "decoder.size": 128,
     "optim.learning_rate": 4e-3,
     "optim.schedule": "cosine",
-    "optim.warmup_steps": 100,
+    "optim.warmup_share": 0.042,
     "optim.clip_norm": 5.0,
     "train.batch_size": 64,
     "train.epochs": 10.0,

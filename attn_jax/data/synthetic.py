@@ -27,6 +27,12 @@ DEFAULTS = {
     "test_examples": 1000,
     "seed": 1,
 }
+LIMITS = {key: 1_000 for key in DEFAULTS if "length" in key} | {
+    "vocabulary": 100_000,
+    "examples": 10_000_000,
+    "test_examples": 1_000_000,
+    "seed": 2**32 - 1,
+}
 PATTERNS: tuple[str, ...] = tuple(f"synthetic/{task}" for task in TASKS)
 RECOMMENDED = {
     "data.source_unit": "words",
@@ -53,8 +59,11 @@ def options(query: str) -> dict[str, int]:
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in DEFAULTS:
             raise unknown("option of synthetic data", key, DEFAULTS)
-        if not text.isascii() or not text.isdigit() or (int(text) == 0 and key != "seed"):
-            raise UserError(f"synthetic data: {key}={text}: expected an integer greater than 0")
+        least, most = int(key != "seed"), LIMITS[key]
+        # Python refuses to read numbers of thousands of digits: their length is looked at first.
+        digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+        if not text.isascii() or not text.isdigit() or len(digits) > len(str(most)) or not least <= int(text) <= most:
+            raise UserError(f"synthetic data: {key}={text[:20]}: expected an integer from {least} to {most}")
         values[key] = int(text)
     for low, high in (("min_length", "max_length"), ("test_min_length", "test_max_length")):
         if values[low] > values[high]:

@@ -139,6 +139,8 @@ class Pieces:
         """Learns the merges. Raises UserError when the text does not allow that many pieces."""
         import sentencepiece
 
+        if size <= len(SPECIALS):
+            raise UserError(f"data.bpe_size={size}: must be above {len(SPECIALS)}, the number of special symbols")
         written = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -161,7 +163,7 @@ class Pieces:
             message = str(error)
             most = re.search(r"<= *(\d+)", message)
             least = re.search(r"smaller than required_chars[^\d]*\d+ vs (\d+)", message)
-            bound = f"at most {most[1]}" if most else f"at least {least[1]}" if least else message
+            bound = f"at most {most[1]}" if most else f"at least {least[1]}" if least else " ".join(message.split())
             raise UserError(f"data.bpe_size={size}: the training text allows {bound}") from None
         return cls(written.getvalue())
 

@@ -15,6 +15,7 @@ PATTERNS: tuple[str, ...] = (
     "small_parallel_enja/en_ja",
     "small_parallel_enja/ja_en",
 )
+FORM = "English<TAB>translation"
 DEV_PERCENT, TEST_PERCENT = 5, 5
 
 TATOEBA_CITATION = (
@@ -60,9 +61,29 @@ def recipe(name: str, files: Files) -> Recipe:
 
 
 def split_of(english: str) -> str:
-    """The split of an English side, by the first four bytes of its SHA-256 modulo 100."""
+    """The split of the pairs that go with an English sentence, by the first four bytes of its SHA-256 modulo 100."""
     place = int.from_bytes(hashlib.sha256(english.encode()).digest()[:4], "big") % 100
     return "dev" if place < DEV_PERCENT else "test" if place < DEV_PERCENT + TEST_PERCENT else "train"
+
+
+def connected(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """For every pair the first English sentence, in code point order, of those that it shares sentences with.
+
+    Pairs that have a sentence in common on either side, directly or through other pairs, are named alike: split by that
+    name, no sentence of test occurs in train in either direction of translation.
+    """
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(node, node) != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    for english, foreign in rows:
+        # Of two roots the smaller one stays: English sentences come before all others, in code point order.
+        low, high = sorted((root(("english", english)), root(("foreign", foreign))))
+        parent[high] = low
+    return [root(("english", english))[1] for english, _ in rows]
 
 
 def _tatoeba(name: str, direction: str, files: Files) -> Recipe:
@@ -78,9 +99,10 @@ def _tatoeba(name: str, direction: str, files: Files) -> Recipe:
 
     def read() -> dict[str, Sequence[Example]]:
         splits: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
-        for english, foreign in reading.columns(data, path, 2, "English<TAB>translation", more=True):
+        rows = [(english, foreign) for english, foreign in reading.columns(data, path, 2, FORM, more=True)]
+        for (english, foreign), first in zip(rows, connected(rows), strict=True):
             sides = (english, foreign) if source == "eng" else (foreign, english)
-            splits[split_of(english)].append(pair(*sides))
+            splits[split_of(first)].append(pair(*sides))
         return {
             "train": list(dict.fromkeys(splits["train"])),
             "dev": grouped(splits["dev"]),
@@ -92,11 +114,12 @@ def _tatoeba(name: str, direction: str, files: Files) -> Recipe:
         citation=TATOEBA_CITATION,
         licence="CC BY 2.0 (tatoeba.org, www.manythings.org/anki)",
         metric="bleu",
+        tokenize="13a",
         url="https://www.manythings.org/anki/",
         recommended=RECOMMENDED | PIECES | {"data.bpe_size": PIECE_COUNT[other]},
         notes=(
-            "no standard split: dev 5 %, test 5 %, by SHA-256 of the English side; all translations of a "
-            "source are references",
+            "no standard split: dev 5 %, test 5 %, by SHA-256 of the first English sentence of all that share "
+            "translations; all translations of a source are references",
         ),
     )
     return Recipe(info, read)
