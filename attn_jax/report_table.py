@@ -18,7 +18,7 @@ def console_table(study: Study, section: Section) -> "Table":
 
     cells = rows(study, section)
     columns = [
-        (f"{section.metric}\n({section.split})", "mean"),
+        (f"\n{section.metric} ({section.split})", "mean"),
         ("95 %\ninterval", "interval"),
         ("\nseeds", "n"),
         ("to the first row,\n95 % interval", "difference"),

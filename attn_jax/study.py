@@ -142,9 +142,10 @@ class Work:
 def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: int) -> None:
     """Trains programs until every run has a result, each in one of the processes that work in the directory."""
     progress, waiting = Console(0), False
+    trained: set[str] = set()
     while True:
         with output.alone():
-            work, elsewhere = _next(runs, output, size)
+            work, elsewhere = _next(runs, trained, output, size)
         if work is not None:
             waiting = False
             members = [runs[member] for member in work.members]
@@ -152,6 +153,8 @@ def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: i
                 _tell_taken_up(work, output)
                 progress.total = progress.number + work.left
                 program.train(members, corpora.corpus(members[0]), output, work.program, progress)
+                assert all(map(output.done, work.members)), "a program leaves no run without a result"
+            trained |= set(work.members)
         elif elsewhere:
             if not waiting:
                 print(f"waiting for {elsewhere} run(s) that another process trains", file=sys.stderr, flush=True)
@@ -161,8 +164,11 @@ def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: i
             return
 
 
-def _next(runs: Mapping[str, Config], output: Output, size: int) -> tuple[Work | None, int]:
-    """The next program to train, claimed; and how many runs without a result other processes have in hand."""
+def _next(runs: Mapping[str, Config], trained: set[str], output: Output, size: int) -> tuple[Work | None, int]:
+    """The next program to train, claimed; and how many runs without a result other processes have in hand.
+
+    trained: runs that this call has trained, and does not train again for the sake of another program.
+    """
     recorded = output.programs()
     claims: dict[str, IO[bytes]] = {}
     taken: set[str] = set()
@@ -175,7 +181,7 @@ def _next(runs: Mapping[str, Config], output: Output, size: int) -> tuple[Work |
                 claims[name] = claim
     # Not before the claims: a program that is free now may have been finished a moment ago.
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
-    begun = {name: recorded[name] for name in claims if runs.keys() >= set(recorded[name])}
+    begun = {name: recorded[name] for name in claims if runs.keys() - trained >= set(recorded[name])}
     plan = _plan(missing, begun, taken, size)
     chosen = next(iter(plan), None)
     for name, claim in claims.items():

@@ -5,6 +5,7 @@ import html.parser
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from attn_jax.config import Config, override, run_id, to_dict
 from attn_jax.errors import UserError
 from attn_jax.report_data import labels, load
 from attn_jax.report_page import length_bins, page
-from attn_jax.report_table import rows
+from attn_jax.report_table import rows, signed
 from attn_jax.results import read_lines
 
 SENTENCES = [
@@ -256,6 +257,42 @@ def test_table_text(out: Path) -> None:
     assert "87.10" in text
 
 
+def test_console_table_has_the_difference_and_its_interval_and_cuts_nothing(out: Path) -> None:
+    test = load(out).sections[0].tests[0, 1]
+    best, worst = VALUES["dot"], VALUES["none"]
+    interval = reference.ttest_rel(worst, best).confidence_interval()
+    assert (test.low, test.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    shown = f"{test.difference:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]"
+    for width in (120, 40):
+        text = report.table_text(out, width)
+        assert shown in text
+        assert "…" not in text
+        assert re.search(r"^ *variant ", text, re.MULTILINE)
+    assert text.count("semantic_parsing/jobs") == 1
+
+
+def test_long_labels_are_folded_and_figures_are_not(tmp_path: Path) -> None:
+    for rate, size in ((0.001, 12), (0.01, 24)):
+        for feeding in ("none", "attentional"):
+            changes = {"optim.learning_rate": rate, "decoder.size": size, "input_feeding": feeding, "score": "none"}
+            for seed in (0, 1):
+                fake_run(tmp_path, changes | {"seed": seed}, 70.0 + 100 * rate + seed * (feeding == "none") / 7)
+    text = report.table_text(tmp_path, 90)
+    for row in rows(study := load(tmp_path), study.sections[0]):
+        for column in ("mean", "interval", "difference", "parameters"):
+            assert row[column]["text"] in text
+
+
+def test_no_negative_zero() -> None:
+    assert [signed(value) for value in (-0.001, 0.0, 0.004, -0.006, 1.5)] == [
+        "+0.00",
+        "+0.00",
+        "+0.00",
+        "-0.01",
+        "+1.50",
+    ]
+
+
 def test_lower_is_better_sorts_the_other_way(tmp_path: Path) -> None:
     for score, value in (("dot", 47.0), ("none", 60.0)):
         fake_run(tmp_path, {"score": score}, value, metric="wer")
@@ -270,7 +307,64 @@ def test_one_seed_has_no_interval_and_no_test(tmp_path: Path) -> None:
     study = load(tmp_path)
     for row in rows(study, study.sections[0]):
         assert row["interval"]["text"] == row["p"]["text"] == ""
-    assert "Intervals and tests need at least two seeds" in Page(tmp_path / "report.html").text
+    text = Page(tmp_path / "report.html").text
+    assert "Intervals need at least two seeds of a variant. Tests need at least two seeds that both" in text
+    assert "t-intervals" not in text
+
+
+def test_one_variant_has_an_interval_and_no_test(tmp_path: Path) -> None:
+    for seed, value in enumerate((88.0, 79.0)):
+        fake_run(tmp_path, {"seed": seed}, value)
+    report.build(tmp_path)
+    text = Page(tmp_path / "report.html").text
+    assert "Means over seeds with 95 % Student t-intervals" in text
+    assert "need at least two seeds" not in text
+    assert "To the first row" not in text
+
+
+def test_a_published_figure_stands_beside_its_own_data_set(tmp_path: Path) -> None:
+    figure = {"dataset": "semantic_parsing/geo", "variant": {"score": "dot"}, "metric": "exact_match", "value": 84.6}
+    names = [
+        fake_run(tmp_path, {"score": "dot", "data.dataset": f"semantic_parsing/{name}"}, 80.0)
+        for name in ("geo", "jobs")
+    ]
+    titles = ["Paper on GEO", "Paper on JOBS"]
+    write_json(tmp_path / "study.json", {"runs": names, "reference": [figure], "titles": titles})
+    study = load(tmp_path)
+    assert study.title == "Paper on GEO; Paper on JOBS"
+    shown = {section.title: rows(study, section)[0]["published"]["text"] for section in study.sections}
+    assert shown == {"semantic_parsing/geo": "84.60", "semantic_parsing/jobs": ""}
+
+
+def test_runs_on_other_data_of_the_same_name_are_never_pooled(tmp_path: Path) -> None:
+    names = [fake_run(tmp_path, {"seed": seed}, 10.0, fingerprint="0123456789") for seed in (0, 1)]
+    names += [fake_run(tmp_path, {"seed": seed}, 90.0 + seed, fingerprint="abcdefabcd") for seed in (0, 1, 2)]
+    names += [fake_run(tmp_path, {"seed": 3}, None, fingerprint="abcdefabcd", done=False)]
+    write_json(tmp_path / "study.json", {"runs": names, "data": {"semantic_parsing/jobs": "abcdefabcd"}})
+    report.build(tmp_path)
+    study = load(tmp_path)
+    found = [(s.title, rows(study, s)[0]["n"]["text"], rows(study, s)[0]["mean"]["text"]) for s in study.sections]
+    assert found == [
+        ("semantic_parsing/jobs (data abcdefab)", "3/4", "91.00"),
+        ("semantic_parsing/jobs (earlier data 01234567)", "2/2", "10.00"),
+    ]
+    seen = Page(tmp_path / "report.html")
+    assert seen.text.count("The study's last command found other data under this name") == 1
+    lines = [line for line in read_csv(tmp_path) if (line["split"], line["metric"]) == ("test", "exact_match")]
+    assert {(line["fingerprint"], line["seed"]) for line in lines} == {
+        *(("0123456789", seed) for seed in "01"), *(("abcdefabcd", seed) for seed in "012"),
+    }  # fmt: skip
+
+
+def test_a_speed_that_is_not_known_is_left_out(out: Path) -> None:
+    path = out / "programs" / "p-dot" / "timing.json"
+    nothing = {"compile_seconds": None, "steps_per_second": None, "target_tokens_per_second": None}
+    write_json(path, json.loads(path.read_text()) | nothing)
+    report.build(out)
+    study = load(out)
+    assert [row["speed"]["text"] for row in rows(study, study.sections[0])] == ["", "2,500", "3,000"]
+    figure = Page(out / "report.html").figures["s0-cost"]
+    assert [(trace["name"], trace["x"]) for trace in figure["data"]] == [("general", [2500.0]), ("none", [3000.0])]
 
 
 def test_labels() -> None:
@@ -485,6 +579,24 @@ def test_wrong_files_are_one_line(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"result\.json:2: not JSON"):
         report.build(out)
     assert not (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("runs/*/config.json", '{"data": {}}', r"config\.json: expected 'data\.dataset' of type str"),
+        ("runs/*/result.json", "{}", r"result\.json: expected 'run_id' of type str"),
+        ("runs/*/metrics.jsonl", '{"split": "dev"}\n', r"metrics\.jsonl:1: expected 'step' of type int"),
+        ("runs/*/predictions.test.jsonl", "3\n", r"jsonl:1: expected 'source_length' of type int"),
+        ("runs/*/attention.json", '{"examples": [{}]}', r"attention\.json: expected 'source' of type list"),
+        ("programs/*/program.json", "{}", r"program\.json: expected 'members' of type list"),
+        ("programs/*/timing.json", '{"runs": 2}', r"timing\.json: expected 'target_tokens_per_second' of type float"),
+    ],
+)
+def test_files_without_what_they_must_hold_are_one_line(out: Path, name: str, text: str, message: str) -> None:
+    next(out.glob(name)).write_text(text)
+    with pytest.raises(UserError, match=message):
+        report.build(out)
 
 
 def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:

@@ -53,11 +53,15 @@ def test_paired_against_scipy(n: int) -> None:
 
 
 def test_differences_without_noise() -> None:
-    same, shifted = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}), paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     assert same is not None
+    assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    # In decimal fractions all differences are 0.1; as doubles they are not all the same.
+    shifted = paired({0: 80.2, 1: 70.3, 2: 60.4}, {0: 80.1, 1: 70.2, 2: 60.3})
     assert shifted is not None
-    assert (same.difference, same.p) == (0.0, 1.0)
-    assert (shifted.difference, shifted.p) == (1.0, 0.0)
+    assert len({80.2 - 80.1, 70.3 - 70.2, 60.4 - 60.3}) > 1
+    assert shifted.difference == pytest.approx(0.1)
+    assert (shifted.low, shifted.high, shifted.p) == (None, None, None)
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
