@@ -156,11 +156,8 @@ class General(Score):
         return jnp.array([query @ self.kernel[...].T @ m for m in memory])
 
 
-@SCORES.register
-class ScaledGeneral(General):
-    """g q' W m_j, g learned from 1 (tensorflow/nmt's scaled_luong)."""
-
-    name = "scaled_general"
+class _Gain(Score):
+    """A score times a gain g, learned from 1; comes before the score among the bases."""
 
     def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
         super().__init__(query_size, memory_size, init=init, **kwargs)
@@ -171,6 +168,13 @@ class ScaledGeneral(General):
 
     def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
         return self.g[...] * super().formula(query, memory, extra)
+
+
+@SCORES.register
+class ScaledGeneral(_Gain, General):
+    """g q' W m_j, g learned from 1 (tensorflow/nmt's scaled_luong)."""
+
+    name = "scaled_general"
 
 
 class _Tanh(Score):
@@ -294,17 +298,7 @@ class Cosine(Score):
 
 
 @SCORES.register
-class ScaledCosine(Cosine):
+class ScaledCosine(_Gain, Cosine):
     """g q . m_j / (|q| |m_j|), g learned from 1: the sharpness that a bare cosine lacks (Graves et al. 2014)."""
 
     name = "scaled_cosine"
-
-    def __init__(self, query_size: int, memory_size: int, *, init: Initializer, **kwargs: Any):
-        super().__init__(query_size, memory_size, init=init, **kwargs)
-        self.g = init.scalar(1.0)
-
-    def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
-        return self.g[...] * super().__call__(query, keys, extra)
-
-    def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
-        return self.g[...] * super().formula(query, memory, extra)
