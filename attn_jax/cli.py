@@ -6,7 +6,7 @@ An experiment defines its flags at import and ends with::
         cli.run(main, doc=__doc__)
 
 Exit codes: 0 success (or what `main` returns), 1 an unexpected exception (with its traceback), 2 a mistake of
-the user's (one line on stderr, no traceback), 130 Ctrl-C, 141 the reader of the output has gone.
+the user's (one line on stderr, no traceback), 75 SIGTERM, 130 Ctrl-C, 141 the reader of the output has gone.
 """
 
 import difflib
@@ -25,6 +25,7 @@ from absl import logging as absl_logging
 from attn_jax import cli_help, config
 from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
 from attn_jax.errors import UserError, unknown
+from attn_jax.interruption import Interrupted, handled
 
 FLAGS = flags.FLAGS
 
@@ -95,6 +96,9 @@ def define_study_flags(
     flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
     text = "most runs that are trained together as one program"
     flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
+    text = "steps between checkpoints, from which the same command goes on; 0: about once a minute"
+    flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)
+    flags.DEFINE_integer("keep", 2, "checkpoints of a program that are kept", 1, flag_values=fv)
 
 
 def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
@@ -266,13 +270,15 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
                 _parse(words)
                 _quiet_libraries()
                 _cache_programs()
-                code = main()
+                with handled():
+                    code = main()
         except UserError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = 2
-        except KeyboardInterrupt:
-            print(f"{name}: interrupted", file=sys.stderr)
-            code = 130
+        except Interrupted as stop:
+            where = f" {stop.where}" if stop.where else ""
+            print(f"{name}: stopped{where}; the same command goes on", file=sys.stderr)
+            code = stop.code
         sys.stdout.flush()
     except BrokenPipeError:
         if not _stdout_is_broken():
@@ -337,9 +343,9 @@ def _explain(message: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Only errors from libraries that log through absl, unless --verbosity asks for more."""
+    """Nothing from libraries that log through absl, unless --verbosity asks for it: what matters is raised."""
     if not FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.ERROR)
+        absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def _cache_programs() -> None:

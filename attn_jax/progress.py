@@ -16,10 +16,10 @@ class Console:
         self.live = sys.stderr.isatty()
         self._last = 0.0
 
-    def begin(self, members: Sequence[Config], steps: int) -> None:
-        """A program starts."""
+    def begin(self, members: Sequence[Config], steps: int, step: int = 0) -> None:
+        """A program starts, or goes on from a step."""
         self.number += 1
-        self.steps, self.started, self.metric = steps, time.monotonic(), ""
+        self.steps, self.first, self.started, self.metric = steps, step, time.monotonic(), ""
         seeds = [member.seed for member in members]
         varied = [path for path in differences(list(members)) if path != "seed"]
         first = members[0]
@@ -28,6 +28,8 @@ class Console:
             parts.append(f"seeds {min(seeds)}-{max(seeds)}")
         parts += [f"{path} {', '.join(str(get(m, path)) for m in members)}" for path in varied]
         self._line(f"program {self.number} of {self.total}: {' | '.join(parts)} | {steps} steps")
+        if step:
+            self._line(f"  goes on from step {step}")
 
     def advance(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Steps were done."""
@@ -35,7 +37,7 @@ class Console:
         if now - self._last < (0.2 if self.live else 10.0) and step < self.steps:
             return
         self._last = now
-        left = (now - self.started) / step * (self.steps - step)
+        left = (now - self.started) / (step - self.first) * (self.steps - step)
         text = (
             f"  step {step}/{self.steps}  loss {loss:.3f}  {tokens_per_second:,.0f} target tokens/s  "
             f"{_clock(left)} left{self.metric}"

@@ -5,8 +5,10 @@ import fcntl
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -170,13 +172,16 @@ class Output:
         """The result of a finished run; None if it is not finished."""
         return read_result(self.run(run_id) / "result.json") if self.done(run_id) else None
 
-    def begin(self, run_id: str, config: Config, data: Mapping[str, str]) -> "Log":
-        """The directory of a run without a result: name and fingerprint of its data, its configuration, its log."""
+    def begin(self, run_id: str, config: Config, data: Mapping[str, str], step: int = 0) -> "Log":
+        """The directory of a run without a result: name and fingerprint of its data, its configuration, its log.
+
+        step: the log keeps its lines up to that step.
+        """
         folder = self.run(run_id)
         (folder / "result.json").unlink(missing_ok=True)  # One that lost its configuration.
         write_json(folder / "data.json", dict(data))
         write_json(folder / "config.json", configs.to_dict(config))
-        return Log(folder / "metrics.jsonl")
+        return Log(folder / "metrics.jsonl", step)
 
     def programs(self) -> dict[str, list[str]]:
         """The members of every program that was ever begun, in their order, by the program's id."""
@@ -212,21 +217,40 @@ def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
 
 
 class Log:
-    """A run's `metrics.jsonl`, begun anew."""
+    """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events."""
 
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, step: int = 0):
+        kept = [line for line in read_lines(path, {"step": int}) if line["step"] <= step] if step else []
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _board(path.parent / "tensorboard", step)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """One line."""
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **{k: _rounded(v) for k, v in values.items()}}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Waits until the lines are on disk."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the files."""
         self._file.close()
+        self._board.close()
+
+
+def _board(folder: Path, step: int) -> Any:
+    from tensorboardX import SummaryWriter  # Only training needs it.
+
+    if not step:
+        shutil.rmtree(folder, ignore_errors=True)
+    # Events of later steps, which a killed process wrote, are not shown.
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def _rounded(value: float) -> float | None:

@@ -1,6 +1,7 @@
 """Which parameters of a run are tested, and when a run stops."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,26 @@ class Selection:
         copied = jax.tree.map(jnp.copy, params)  # training gives its own buffers away
         counts = np.zeros((2, runs), np.int64)
         return cls(metric, patience, np.full(runs, worst), counts[0], counts[1], [None] * runs, copied)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the parameters. Numbers are written so that they come back to the last bit."""
+        return {
+            "best": [float(value).hex() for value in self.best],
+            "step": self.step.tolist(),
+            "waited": self.waited.tolist(),
+            "stopped": self.stopped,
+        }
+
+    def restored(self, values: Mapping[str, Any], params: Params) -> "Selection":
+        """The selection whose `to_json` gave these values, with its parameters."""
+        return dataclasses.replace(
+            self,
+            best=np.array([float.fromhex(value) for value in values["best"]]),
+            step=np.array(values["step"], np.int64),
+            waited=np.array(values["waited"], np.int64),
+            stopped=list(values["stopped"]),
+            params=params,
+        )
 
     @property
     def going(self) -> np.ndarray:

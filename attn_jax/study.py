@@ -15,6 +15,7 @@ from attn_jax.errors import UserError, unknown
 from attn_jax.evaluation import LOSS_METRICS
 from attn_jax.metrics import OUTPUT_METRICS
 from attn_jax.progress import Console
+from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.sweep import groups, merged
 from attn_jax.training import steps_of
@@ -57,12 +58,14 @@ def run(
     command: str = "",
     reference: Sequence[Mapping[str, Any]] = (),
     runs_per_program: int = 16,
+    saving: Saving = SAVING,
 ) -> Path:
     """Trains every variant with every seed that has no result yet, and writes results.csv and report.html.
 
     Several processes may do so in one directory at a time: each program is trained by one of them, and each waits for
     the runs that another has in hand. reference: published figures to be shown beside ours, [{"dataset", "variant":
-    {path: value}, "metric", "value", "source"}]; one without a data set counts for all. Returns the path of the report.
+    {path: value}, "metric", "value", "source"}]; one without a data set counts for all. saving: when checkpoints are
+    written, from which the same call goes on after it was stopped or killed. Returns the path of the report.
     Raises UserError before anything is trained if a variant is illegal.
     """
     distinct, dropped = merged(variants)
@@ -90,7 +93,7 @@ def run(
         _write_study(output, list(runs), call)
     finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
     _tell_reused(finished, len(runs))
-    _train(runs, corpora, output, runs_per_program)
+    _train(runs, corpora, output, runs_per_program, saving)
     with output.alone():
         # A call that began after this one may have left out runs that had no result yet.
         _write_study(output, list(runs), {})
@@ -139,7 +142,7 @@ class Work:
     left: int
 
 
-def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: int) -> None:
+def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: int, saving: Saving) -> None:
     """Trains programs until every run has a result, each in one of the processes that work in the directory."""
     progress, waiting = Console(0), False
     trained: set[str] = set()
@@ -152,7 +155,7 @@ def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: i
             with work.claim:
                 _tell_taken_up(work, output)
                 progress.total = progress.number + work.left
-                program.train(members, corpora.corpus(members[0]), output, work.program, progress)
+                program.train(members, corpora.corpus(members[0]), output, work.program, progress, saving)
                 assert all(map(output.done, work.members)), "a program leaves no run without a result"
             trained |= set(work.members)
         elif elsewhere:

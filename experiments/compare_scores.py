@@ -53,6 +53,7 @@ def main() -> None:
         title="Scoring functions",
         command=cli.command_line(),
         runs_per_program=flags.runs_per_program,
+        saving=study.Saving(flags.checkpoint_every, flags.keep),
     )
     print(report.table_text(path.parent))
     print(path)

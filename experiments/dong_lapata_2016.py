@@ -69,6 +69,7 @@ def main() -> None:
         command=cli.command_line(),
         reference=reference,
         runs_per_program=flags.runs_per_program,
+        saving=study.Saving(flags.checkpoint_every, flags.keep),
     )
     print(report.table_text(path.parent))
     print(path)

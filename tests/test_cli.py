@@ -180,7 +180,8 @@ def test_the_exit_code_of_main_is_kept(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "code", "message"), [("ctrl-c", 130, "toy_study: interrupted\n"), ("close", 141, "")]
+    ("event", "code", "message"),
+    [("ctrl-c", 130, "toy_study: stopped; the same command goes on\n"), ("close", 141, "")],
 )
 def test_the_end_from_outside_is_quiet(script: Path, event: str, code: int, message: str) -> None:
     mode = "sleep" if event == "ctrl-c" else "many"

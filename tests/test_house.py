@@ -14,11 +14,11 @@ PACKAGE = ROOT / "attn_jax"
 
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
-    errors registry shapes config
+    errors interruption registry shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder seq2seq
     data losses metrics decoding
-    optimizers training evaluation checkpoint results selection outcome program
+    optimizers training evaluation checkpoint results selection outcome clock progression program
     sweep reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
     __init__
 """

@@ -69,7 +69,7 @@ def test_files_of_a_run(out):
     folder = out / "runs" / found[0.05, 0]["run_id"]
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "data.json", "metrics.jsonl", "parameters", "predictions.dev.jsonl", "predictions.test.jsonl"),
-        *("result.json", "vocabulary.json"),
+        *("result.json", "tensorboard", "vocabulary.json"),
     }
     predictions = [json.loads(line) for line in (folder / "predictions.test.jsonl").read_text().splitlines()]
     examples = tiny.dataset().splits["test"]

@@ -1,0 +1,83 @@
+"""Time and work of a program's steps."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from attn_jax.training import Trainer
+
+DISPATCH_SECONDS = 2.0
+"""A dispatch does about so many seconds of steps: long enough to cost nothing, short enough to be asked to stop."""
+
+GROWTH = 8
+"""A dispatch has at most so many times the steps of the one before: what is known of their speed may be wrong."""
+
+COUNTERS = ("seconds", "first", "first_steps", "rest", "rest_steps", "run_steps")
+
+
+class Clock:
+    """Times the dispatches of a program. The first one of each process, which compiles, counts apart."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.began = trainer, time.perf_counter()
+        pairs = trainer.corpus.encoded["train"]
+        # Real target tokens, end-of-sentence included, of one step of all runs; padding does not count.
+        mean = sum(len(target) for _, target in pairs) / len(pairs)
+        self.tokens = mean * trainer.config.train.batch_size * len(trainer.members)
+        self.seconds, self.first, self.first_steps = 0.0, 0.0, 0
+        self.rest, self.rest_steps, self.run_steps = 0.0, 0, 0
+        self.last_tokens_per_second = 0.0
+        self.dispatch, self._compiled = 1, False
+
+    def chunk(self, steps: int, going: int) -> "_Stopwatch":
+        """Times a block that does `steps` steps while `going` runs go on."""
+        return _Stopwatch(self, steps, going)
+
+    def add(self, seconds: float, steps: int, going: int) -> None:
+        """Counts a dispatch, and decides on the number of steps of the next one, `dispatch`."""
+        if not self._compiled:
+            self.first, self.first_steps, self._compiled = self.first + seconds, self.first_steps + steps, True
+        else:
+            self.rest, self.rest_steps = self.rest + seconds, self.rest_steps + steps
+            self.dispatch = max(1, min(GROWTH * steps, int(DISPATCH_SECONDS * steps / seconds)))
+        self.run_steps += steps * going
+        self.last_tokens_per_second = self.tokens * steps / seconds
+
+    def to_json(self) -> dict[str, float]:
+        """What was counted so far."""
+        return {name: getattr(self, name) for name in COUNTERS} | {"seconds": self._elapsed()}
+
+    def resume(self, counted: Mapping[str, Any]) -> None:
+        """Goes on from what an earlier process had counted, see `to_json`."""
+        for name in COUNTERS:
+            setattr(self, name, counted[name])
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.began
+
+    def timing(self, steps: int) -> dict[str, float | None]:
+        """A program's `timing.json`. Dispatches that compile tell nothing of speed."""
+        seconds = self.rest / self.rest_steps if self.rest_steps else None
+        runs = len(self.trainer.members)
+        return {
+            "runs": runs,
+            "steps": steps,
+            "train_seconds": self._elapsed(),
+            "compile_seconds": None if seconds is None else max(0.0, self.first - seconds * self.first_steps),
+            "steps_per_second": None if seconds is None else 1 / seconds,
+            "target_tokens_per_second": None if seconds is None else self.tokens / seconds,
+            "padding": self.trainer.padding,
+            "buckets": len(self.trainer.buckets),
+            "masked_work": 1 - self.run_steps / max(1, steps * runs),
+        }
+
+
+class _Stopwatch:
+    def __init__(self, clock: Clock, steps: int, going: int):
+        self.clock, self.steps, self.going = clock, steps, going
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.add(time.perf_counter() - self.start, self.steps, self.going)
