@@ -1,11 +1,14 @@
 """A study: variants x seeds, trained as few programs, resumed by their result files, told on one page."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+import jax
 
 from attn_jax import config as configs
 from attn_jax import data, program, report, results
@@ -155,7 +158,8 @@ def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: i
             with work.claim:
                 _tell_taken_up(work, output)
                 progress.total = progress.number + work.left
-                program.train(members, corpora.corpus(members[0]), output, work.program, progress, saving)
+                with _told_of_memory(work, output):
+                    program.train(members, corpora.corpus(members[0]), output, work.program, progress, saving)
                 assert all(map(output.done, work.members)), "a program leaves no run without a result"
             trained |= set(work.members)
         elif elsewhere:
@@ -165,6 +169,26 @@ def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: i
             time.sleep(POLL)
         else:
             return
+
+
+@contextlib.contextmanager
+def _told_of_memory(work: Work, output: Output) -> Iterator[None]:
+    """Raises UserError where memory runs out. A program that has no checkpoint yet may be cut in smaller ones."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text and "ut of memory" not in text:
+            raise
+        folder = output.program(work.program)
+        if not (folder / "checkpoints").exists():
+            (folder / "program.json").unlink(missing_ok=True)
+        runs = len(work.members)
+        lower = f"set --runs_per_program below {runs}, or lower" if runs > 1 else "lower"
+        raise UserError(
+            f"program {work.program}: out of memory with {runs} run(s) together; {lower} --batch_size or the "
+            "model's sizes"
+        ) from error
 
 
 def _next(runs: Mapping[str, Config], trained: set[str], output: Output, size: int) -> tuple[Work | None, int]:

@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -172,6 +174,8 @@ def test_intervals(total, every, length):
     assert evaluated <= set(ends)
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
 COMMAND = [
     *("experiments/compare_scores.py", "--dataset=synthetic/reverse", "--scores=none", "--seeds=2"),
     *("--hidden_size=8", "--set=encoder=uni", "--steps=400", "--set=train.eval_every=200", "--checkpoint_every=3"),
@@ -180,11 +184,10 @@ COMMAND = [
 
 def test_signals_stop_a_real_process(tmp_path):
     """SIGTERM, then Ctrl-C, then to the end; the same command each time."""
-    root = Path(__file__).resolve().parent.parent
     command = [sys.executable, *COMMAND, f"--out={tmp_path / 'out'}", f"--data_dir={tmp_path / 'data'}"]
 
     def start():
-        return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     at = 0
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
@@ -206,3 +209,20 @@ def test_signals_stop_a_real_process(tmp_path):
     assert process.returncode == 0, told
     assert f"goes on from step {at}\n" in told
     assert os.listdir(tmp_path / "out" / "runs")
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_names_the_program_and_the_setting(tmp_path):
+    """In a real process that may have 6 GB, with a weight matrix of 10 GB."""
+    command = [sys.executable, *COMMAND, "--set=decoder.size=20000", "--set=encoder.size=20000"]
+    command = [word for word in command if not word.startswith("--hidden_size")]
+    command += [f"--out={tmp_path / 'out'}", f"--data_dir={tmp_path / 'data'}"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # noqa: E731
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    last = ended.stderr.strip().split("\n")[-1]
+    assert ended.returncode == 2, ended.stderr
+    assert re.match(
+        r"compare_scores: program \w+: out of memory with 2 run\(s\) together; set --runs_per_program", last
+    )
+    assert "Traceback" not in ended.stderr
+    assert not list((tmp_path / "out").glob("programs/*/program.json")), "a smaller program may take its runs"
