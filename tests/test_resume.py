@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from tensorboardX.proto import event_pb2
 
 from attn_jax import checkpoint, study, sweep
 from attn_jax.errors import UserError
@@ -47,6 +49,21 @@ def contents(out: Path) -> dict[str, object]:
         for name, value in checkpoint.load_parameters(folder / "parameters").items():
             found[f"{folder.name}/{name}"] = np.asarray(value).tobytes()
     return found
+
+
+def shown_by_tensorboard(folder: Path) -> dict[tuple[str, int], float]:
+    """The scalars of a run. An event file that says where its session starts discards earlier events from there."""
+    shown: dict[tuple[str, int], float] = {}
+    for path in sorted(folder.glob("tensorboard/*"), key=lambda path: path.stat().st_mtime_ns):
+        content, at = path.read_bytes(), 0
+        while at + 12 <= len(content):  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack("<Q", content[at : at + 8])
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            at += 16 + length
+            if event.session_log.status == event_pb2.SessionLog.START:
+                shown = {key: value for key, value in shown.items() if key[1] < event.step}
+            shown |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    return shown
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +119,15 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
     told = capsys.readouterr().err
     assert told.count("goes on from step") >= 2
     assert contents(out) == alone
+    for log in out.glob("runs/*/metrics.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        logged = {
+            (f"{line['split']}/{name}", line["step"]): value
+            for line in lines
+            for name, value in line.items()
+            if name not in ("step", "epoch", "split") and value is not None
+        }
+        assert shown_by_tensorboard(log.parent) == pytest.approx(logged, rel=1e-6)
 
 
 def test_where_a_dispatch_ends_changes_nothing(alone, tmp_path, monkeypatch):
