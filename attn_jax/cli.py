@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from attn_jax import cli_help, config
+from attn_jax import cli_help, config, extensions
 from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
 from attn_jax.errors import UserError, unknown
 from attn_jax.interruption import Interrupted, handled
@@ -96,9 +96,16 @@ def define_study_flags(
     flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
     text = "most runs that are trained together as one program"
     flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
+    define_load_flag(fv)
     text = "steps between checkpoints, from which the same command goes on; 0: about once a minute"
     flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)
     flags.DEFINE_integer("keep", 2, "checkpoints of a program that are kept", 1, flag_values=fv)
+
+
+def define_load_flag(flag_values: flags.FlagValues = FLAGS) -> None:
+    """Define `--load`, which `run` obeys before anything else: help and checks know what the files register."""
+    text = "Python file that registers scores, cells or other parts of your own; may be repeated"
+    flags.DEFINE_multi(Text("FILE"), flags.ArgumentSerializer(), "load", None, text, flag_values=flag_values)
 
 
 def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
@@ -262,6 +269,7 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     name = Path(words[0]).stem
     try:
         try:
+            _load(words)
             text = _help(words, doc or "")
             if text is not None:
                 print(text)
@@ -305,6 +313,16 @@ def _help(words: list[str], doc: str) -> str | None:
     if any(word in ("--helpconfig", "-helpconfig") for word in words[1:]):
         return cli_help.config_text({config.resolve(axis): _allowed(flag) for axis, flag in _axis_flags(FLAGS).items()})
     return None
+
+
+def _load(words: list[str]) -> None:
+    """Loads the files that --load names, wherever it stands. Raises UserError."""
+    if "load" not in FLAGS:
+        return
+    for word, following in zip(words[1:], [*words[2:], ""], strict=True):
+        flag, equals, path = word.partition("=")
+        if flag in ("--load", "-load"):
+            extensions.load(path if equals else following)
 
 
 def _parse(words: list[str]) -> None:

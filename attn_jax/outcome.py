@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, results
+from attn_jax import checkpoint, evaluation, extensions, results
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
@@ -79,6 +79,7 @@ def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict
         "stopped": outcome.stopped,
         "program": program,
         "versions": results.versions(),
+        "loaded": dict(extensions.LOADED),
         "device": results.device(),
         "git": results.git_commit(),
     }

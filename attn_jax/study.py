@@ -11,7 +11,7 @@ from typing import IO, Any
 import jax
 
 from attn_jax import config as configs
-from attn_jax import data, program, report, results
+from attn_jax import data, extensions, program, report, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
 from attn_jax.errors import UserError, unknown
@@ -128,11 +128,16 @@ def _tell_reused(finished: Mapping[str, Mapping[str, Any]], total: int) -> None:
     if not finished:
         return
     print(f"{len(finished)} of {total} runs have results already and are kept", file=sys.stderr)
-    now = (results.git_commit(), results.versions())
-    other = [result for result in finished.values() if (result["git"], result["versions"]) != now]
+    now = (results.git_commit(), results.versions(), extensions.LOADED)
+    other = [
+        result for result in finished.values() if (result["git"], result["versions"], result.get("loaded", {})) != now
+    ]
     if other:
         commits = sorted({result["git"] or "an installed package" for result in other})
-        print(f"  {len(other)} of them by other versions of code or libraries ({', '.join(commits)})", file=sys.stderr)
+        print(
+            f"  {len(other)} of them by other versions of code, libraries or loaded files ({', '.join(commits)})",
+            file=sys.stderr,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "attn_jax"
 
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
-    errors interruption registry shapes config
+    errors interruption extensions registry shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder seq2seq
     data losses metrics decoding

@@ -13,6 +13,8 @@ import pytest
 import test_scores
 import tiny
 
+from attn_jax import extensions
+from attn_jax.errors import UserError
 from attn_jax.products import contract
 from attn_jax.scores import SCORES, Score
 
@@ -36,19 +38,13 @@ class Distance(Score):
         return jnp.array([-jnp.sum((query - m) ** 2) for m in self._projected(memory)])
 
 
-SCRIPT = f"""
-import runpy
-import sys
-
+FILE = f"""
 import jax.numpy as jnp
 from attn_jax.products import contract
 from attn_jax.scores import SCORES, Score
 
 @SCORES.register
 {inspect.getsource(Distance)}
-
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -68,8 +64,8 @@ def test_properties(toy):
 
 
 def experiment(directory, *flags):
-    (directory / "with_toy.py").write_text(SCRIPT)
-    command = [sys.executable, directory / "with_toy.py", ROOT / "experiments" / "compare_scores.py", *flags]
+    (directory / "toy.py").write_text(FILE)
+    command = [sys.executable, ROOT / "experiments" / "compare_scores.py", "--load=toy.py", *flags]
     environment = {**os.environ, "ATTN_JAX_DATA": str(directory / "data"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=300)
 
@@ -81,6 +77,35 @@ def test_flags(tmp_path):
     refused = experiment(tmp_path, "--dataset=synthetic/copy", "--scores=toy_distanse", "--out=out")
     assert refused.returncode == 2
     assert "did you mean 'toy_distance'?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("x = (", "line 1: '(' was never closed"),
+        ("\nimport attn_jax\n1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        (FILE + FILE, "score 'toy_distance' is already defined by bad"),
+        (FILE.replace("    name =", "    title ="), "score class Distance needs a class attribute `name`"),
+        (
+            b"x = '\xff'",
+            "line 1: (unicode error) 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        ),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+    ids=["syntax", "raises", "twice", "nameless", "encoding", "missing"],
+)
+def test_a_file_that_cannot_be_loaded_is_told_in_one_line(tmp_path, content, told):
+    path = tmp_path / "bad.py"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    try:
+        with pytest.raises(UserError) as refused:
+            extensions.load(str(path))
+    finally:
+        if Distance.name in SCORES:
+            SCORES.remove(Distance.name)
+    assert str(refused.value) == f"--load={path}: {told}"
+    assert "bad.py" not in extensions.LOADED
 
 
 def test_study_and_table(tmp_path):
