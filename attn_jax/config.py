@@ -91,8 +91,8 @@ class Score:
     name: str = _field("general", "scoring function")
     size: int = _field(0, "width of the additive score's hidden layer; 0: the decoder's size")
     memory_projection: bool = _field(False, "project the memory to the query's width for scores that need equal widths")
-    heads: int = _field(4, "heads of the multihead score", positive=True)
-    max_source_length: int = _field(50, "positions that the location score can tell apart", positive=True)
+    heads: int = _field(2, "heads of the multihead score", positive=True)
+    max_source_length: int = _field(100, "positions that the location score can tell apart", positive=True)
 
 
 @dataclasses.dataclass(frozen=True)
