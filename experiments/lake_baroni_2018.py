@@ -24,8 +24,9 @@ from attn_jax.errors import UserError
 CONFIGURATION = {
     "encoder.name": "uni",
     "bridge": "last",
-    "embedding.size": 200,
-    **{f"{side}.{field}": value for side in ("encoder", "decoder") for field, value in (("size", 200), ("layers", 2))},
+    "hidden_size": 200,
+    "encoder.layers": 2,
+    "decoder.layers": 2,
     "dropout.embedding": 0.5,
     "dropout.layer": 0.5,
     "init.name": "fan_in",
