@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attn_jax import config
-from attn_jax.layers import Initializer, layer_norm, project
+from attn_jax.layers import Initializer, OneHot, layer_norm, project
 from attn_jax.products import contract
 from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float
@@ -46,7 +46,7 @@ class Cell(nnx.Module):
         self.bias = init.bias(width, total)
         self.size, self.dtype, self.forget_bias = size, dtype, settings.forget_bias
 
-    def project(self, x: Float[Array, "... I"], source: int = 0) -> Float[Array, "... G"]:
+    def project(self, x: Float[Array, "... I"] | OneHot, source: int = 0) -> Float[Array, "... G"]:
         """Input number `source` times its block of W; the bias belongs to input 0."""
         y = project(x, self.kernels[source][...], self.dtype)
         return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,)) if source == 0 else y
@@ -171,7 +171,7 @@ class LayerNormLSTM(LSTM):
         self.input_gain, self.recurrent_gain = init.gain(4 * size), init.gain(4 * size)
         self.cell_gain, self.cell_bias = init.gain(size), init.bias(size, size)
 
-    def project(self, x: Float[Array, "... I"], source: int = 0) -> Float[Array, "... G"]:
+    def project(self, x: Float[Array, "... I"] | OneHot, source: int = 0) -> Float[Array, "... G"]:
         # The bias comes after the norm, and the norm after the products of all inputs are added.
         return project(x, self.kernels[source][...], self.dtype)
 

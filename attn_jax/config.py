@@ -16,10 +16,15 @@ from typing import Any, Literal
 from attn_jax.errors import UserError, unknown
 
 
-def _field(default: Any, doc: str, *, traced: bool = False, positive: bool = False, upper: float = math.inf) -> Any:
-    """A field with its help text. `positive` and `upper` bound a number: [0, upper] or, if positive, (0, upper]."""
+def _field(
+    default: Any, doc: str, *, traced: bool = False, positive: bool = False, upper: float = math.inf, off: float = 0.0
+) -> Any:
+    """A field with its help text. `positive` and `upper` bound a number: [0, upper] or, if positive, (0, upper].
+
+    off: value of a traced number at which a program is built without what it sets.
+    """
     return dataclasses.field(
-        default=default, metadata={"doc": doc, "traced": traced, "positive": positive, "upper": upper}
+        default=default, metadata={"doc": doc, "traced": traced, "positive": positive, "upper": upper, "off": off}
     )
 
 
@@ -53,7 +58,11 @@ class Cell:
 class Embedding:
     """Symbols to vectors."""
 
+    name: str = _field("learned", "learned vectors, or onehot: the one-hot vector itself enters the cell")
     size: int = _field(128, "width of source and target embeddings", positive=True)
+    tied: Literal["none", "decoder"] = _field(
+        "none", "decoder: target embeddings are the columns of the output projection (equal widths)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Encoder:
     name: str = _field("bi", "direction: uni, bi, or reversed (the source read from its end)")
     size: int = _field(64, "units per direction", positive=True)
     layers: int = _field(1, "stacked layers", positive=True)
+    residual: bool = _field(False, "add its input to the output of every layer but the first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Decoder:
 
     size: int = _field(128, "units", positive=True)
     layers: int = _field(1, "stacked layers", positive=True)
+    residual: bool = _field(False, "add its input to the output of every layer but the first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +91,8 @@ class Score:
     name: str = _field("general", "scoring function")
     size: int = _field(0, "width of the additive score's hidden layer; 0: the decoder's size")
     memory_projection: bool = _field(False, "project the memory to the query's width for scores that need equal widths")
+    heads: int = _field(2, "heads of the multihead score", positive=True)
+    max_source_length: int = _field(100, "positions that the location score can tell apart", positive=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +141,7 @@ class Loss:
 
     per: Literal["token", "sentence"] = _field("token", "what the summed negative log-likelihood is divided by")
     label_smoothing: float = _field(0.0, "probability mass spread over the vocabulary", traced=True, upper=0.99)
+    coverage: float = _field(0.0, "weight of the coverage loss: attention where earlier steps have been", traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +182,16 @@ class Train:
     patience: int = _field(0, "stop after that many evaluations without a better one; 0: off")
     buckets: int = _field(0, "length buckets at most; 1: batches of all lengths; 0: more the longer the training")
     sampling: Literal["shuffle", "replacement"] = _field("shuffle", "epochs in random order, or draws with replacement")
+    teacher_forcing: float = _field(
+        1.0,
+        "rate at which the true previous symbol enters, else the model's own",
+        traced=True,
+        upper=1.0,
+        off=1.0,
+    )
+    forcing_unit: Literal["step", "sentence"] = _field(
+        "step", "what teacher_forcing is drawn for: each step of each sentence, or whole sentences"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +214,7 @@ class Config:
     score: Score = Score()
     normalizer: str = _field("softmax", "scores to weights")
     window: Window = Window()
+    coverage: bool = _field(False, "the sum of earlier weights enters the score (additive, normed_additive, concat)")
     combine: Combine = Combine()
     placement: Literal["after", "before", "between"] = _field(
         "after",
@@ -356,9 +381,10 @@ def traced(config: Config) -> dict[str, float]:
 
 
 def structure(config: Config) -> str:
-    """Equal for runs of one group. Of a traced number only whether it is zero counts, since zero means off."""
+    """Equal for runs of one group. Of a traced number only whether it is off counts: zero, where no other is named."""
     flat = flatten(to_dict(config))
+    off = {path: field.metadata["off"] for path, field, _ in fields()}
     for path, value in traced(config).items():
-        flat[path] = value != 0
+        flat[path] = value != off[path]
     del flat["seed"]
     return json.dumps(flat, sort_keys=True)

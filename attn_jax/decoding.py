@@ -13,20 +13,26 @@ from attn_jax.shapes import Array, Bool, Float, Int
 class Decoded(NamedTuple):
     """Output symbols, end-of-sentence included where it was reached, padded, and their attention weights.
 
-    Without attention S is 0.
+    Without attention S is 0; a score with heads has one more axis, [B, L, N, S].
     """
 
     tokens: Int[Array, "B L"]
-    weights: Float[Array, "B L S"]
+    weights: Float[Array, "B *LN S"]
+
+
+def likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """The most probable symbol that can be put out: padding and start-of-sentence are none."""
+    return jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> Decoded:
     """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols."""
     state, prepared = model.decoder.start(model.encode(source, mask))
     batch = source.shape[0]
-    width = source.shape[1] if prepared.prepared is not None else 0
+    first = jnp.full((batch,), BOS, jnp.int32)
+    row = jax.eval_shape(model.decoder.step, state, first, prepared)[2]
     tokens = jnp.full((batch, max_length), PAD, jnp.int32)
-    weights = jnp.zeros((batch, max_length, width), state.feed.dtype)
+    weights = jnp.zeros((batch, max_length, *row.shape[1:]), row.dtype)
 
     def unfinished(loop: tuple) -> Array:
         step, _, _, done, _, _ = loop
@@ -35,14 +41,12 @@ def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], 
     def step(loop: tuple) -> tuple:
         t, state, last, done, tokens, weights = loop
         state, logits, step_weights = model.decoder.step(state, last, prepared)
-        # Padding and start-of-sentence are no outputs.
-        chosen = jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
-        chosen = jnp.where(done, PAD, chosen)
+        chosen = jnp.where(done, PAD, likeliest(logits))
         tokens = tokens.at[:, t].set(chosen)
-        weights = weights.at[:, t].set(jnp.where(done[:, None], 0, step_weights))
+        weights = weights.at[:, t].set(jnp.where(done.reshape(-1, *[1] * (row.ndim - 1)), 0, step_weights))
         return t + 1, state, chosen, done | (chosen == EOS), tokens, weights
 
     # A source without symbols is padding of the batch: done before it starts.
-    start = (0, state, jnp.full((batch,), BOS, jnp.int32), ~jnp.any(mask, axis=1), tokens, weights)
+    start = (0, state, first, ~jnp.any(mask, axis=1), tokens, weights)
     *_, tokens, weights = jax.lax.while_loop(unfinished, step, start)
     return Decoded(tokens, weights)

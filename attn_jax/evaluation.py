@@ -149,6 +149,7 @@ def attention_maps(model: Model, params: Params, corpus: Corpus, split: str, cho
     if found.weights.shape[-1] == 0:
         return [[] for _ in range(found.tokens.shape[0])]
     tokens, weights = np.asarray(found.tokens), np.asarray(found.weights)
+    weights = weights.mean(axis=3) if weights.ndim == 5 else weights  # one map, the mean of all heads
     maps = []
     for run in range(tokens.shape[0]):
         examples = []

@@ -1,4 +1,4 @@
-"""Dense and embedding layers, initialisers, and dropout by site.
+"""Dense and embedding layers, one-hot vectors, initialisers, and dropout by site.
 
 Modules hold parameters only; random keys are arguments.
 """
@@ -6,14 +6,17 @@ Modules hold parameters only; random keys are arguments.
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from attn_jax import config
 from attn_jax.config import Init
+from attn_jax.errors import UserError
 from attn_jax.products import contract
+from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float, Int, Key
 
 
@@ -74,6 +77,16 @@ class Initializer:
         return self._draw((size,), lambda k, s, d: jnp.zeros(s, d), fan_in)
 
 
+class OneHot(NamedTuple):
+    """Vectors of V numbers, one of which may differ from zero; they are never made.
+
+    ids: the places of those numbers. value: the numbers, 1 but for dropout.
+    """
+
+    ids: Int[Array, "..."]
+    value: Float[Array, "... 1"]
+
+
 class Dense(nnx.Module):
     """y = x W + b for x [..., I]. Precision of the product: `dtype`, see `products.contract`."""
 
@@ -84,12 +97,32 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         """X W + b."""
-        y = project(x, self.kernel[...], self.dtype)
-        return y if self.bias is None else y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
+        kernel, bias = self.weights()
+        y = project(x, kernel, self.dtype)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def weights(self) -> tuple[Float[Array, "I O"], Float[Array, " O"] | None]:
+        """W and b, None where there is none."""
+        return self.kernel[...], None if self.bias is None else self.bias[...]
 
 
-def project(x: Float[Array, "... I"], kernel: Float[Array, "I O"], dtype: Any = None) -> Float[Array, "... O"]:
-    """X W over the last axis of x."""
+class Tied(Dense):
+    """y = x E' + b, where the rows of E [O, I] are the vectors of an embedding (Press and Wolf 2017, section 2)."""
+
+    def __init__(self, embedding: "Learned", *, init: Initializer, dtype: Any = None):
+        # One parameter in two places: its gradients add up.
+        self.table = embedding.table
+        self.bias = init.bias(*embedding.table.shape)
+        self.dtype = dtype
+
+    def weights(self) -> tuple[Float[Array, "I O"], Float[Array, " O"] | None]:
+        return self.table[...].T, None if self.bias is None else self.bias[...]
+
+
+def project(x: Float[Array, "... I"] | OneHot, kernel: Float[Array, "I O"], dtype: Any = None) -> Float[Array, "... O"]:
+    """X W over the last axis of x; of one-hot vectors the rows of W, unrounded whatever the `dtype`."""
+    if isinstance(x, OneHot):
+        return jnp.take(kernel, x.ids, axis=0) * x.value
     axes = "abc"[: x.ndim - 1]
     return contract(f"{axes}i,io->{axes}o", x, kernel, dtype)
 
@@ -102,14 +135,51 @@ def layer_norm(x: Float[Array, "... F"], gain: Float[Array, " F"], epsilon: floa
 
 
 class Embedding(nnx.Module):
-    """Symbol ids to vectors."""
+    """Base: symbol ids to vectors of width `size`. noise_size: numbers of a vector that dropout can change."""
 
-    def __init__(self, count: int, size: int, *, init: Initializer):
-        self.table = init.embedding(count, size)
+    name: ClassVar[str]
+    size: int
+    noise_size: int
+
+    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
+        raise TypeError(f"{type(self).__name__} must define __init__")
+
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"] | OneHot:
+        """The vector of each symbol."""
+        raise TypeError(f"{type(self).__name__} must define __call__")
+
+
+EMBEDDINGS: Registry[type[Embedding]] = Registry("embedding")
+
+
+@EMBEDDINGS.register
+class Learned(Embedding):
+    """A learned vector of width `embedding.size` for each symbol."""
+
+    name = "learned"
+
+    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
+        self.size = self.noise_size = settings.size
+        self.table = init.embedding(count, settings.size)
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
-        """The vector of each symbol."""
         return jnp.take(self.table[...], ids, axis=0)
+
+
+@EMBEDDINGS.register
+class OneHotEmbedding(Embedding):
+    """The one-hot vector of each symbol, as wide as the vocabulary: an identity matrix for a table."""
+
+    name = "onehot"
+
+    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
+        if settings.tied != "none":
+            raise UserError(f"embedding.tied={settings.tied} with embedding.name=onehot: there is no table to share")
+        # Dropout of a zero changes nothing, so only the one has a mask.
+        self.size, self.noise_size, self.dtype = count, 1, init.dtype
+
+    def __call__(self, ids: Int[Array, "..."]) -> OneHot:
+        return OneHot(ids, jnp.ones((*ids.shape, 1), self.dtype))
 
 
 class Noise:
@@ -140,3 +210,21 @@ def dropped(x: Array, noise: Noise | None, site: str, place: str, shape: tuple[i
     """X times its dropout mask, of `shape` where given (broadcast against x); x itself where there is none."""
     mask = None if noise is None else noise.mask(site, place, shape or x.shape, x.dtype)
     return x if mask is None else x * mask
+
+
+def input_mask(
+    embedding: Embedding, noise: Noise | None, place: str, shape: tuple[int, ...], dtype: Any
+) -> Float[Array, "... E"] | None:
+    """The mask on the vectors of symbols [...]: of whole words times of their elements; None where both are off."""
+    if noise is None:
+        return None
+    words = noise.mask("word", place, (*shape, 1), dtype)
+    elements = noise.mask("embedding", place, (*shape, embedding.noise_size), dtype)
+    return words if elements is None else elements if words is None else words * elements
+
+
+def masked(vectors: Float[Array, "... E"] | OneHot, mask: Array | None) -> Float[Array, "... E"] | OneHot:
+    """The vectors of symbols times their mask, if there is one."""
+    if mask is None:
+        return vectors
+    return vectors._replace(value=vectors.value * mask) if isinstance(vectors, OneHot) else vectors * mask

@@ -1,4 +1,4 @@
-"""Cross-entropy of a projected vocabulary, without ever holding all logits [B, T, V]."""
+"""Cross-entropy of a projected vocabulary, without ever holding all logits [B, T, V]; the coverage loss."""
 
 import functools
 from typing import Any, NamedTuple
@@ -39,6 +39,15 @@ def cross_entropy(
     Gradients flow from `loss` to features, kernel and bias.
     """
     return _cross_entropy(dtype, features, kernel, bias, targets, weights, jnp.asarray(smoothing, features.dtype))
+
+
+def repeated_attention(weights: Float[Array, "B T S"], real: Float[Array, "B T"]) -> Float[Array, ""]:
+    """The coverage loss: sum_t sum_j min(weight_tj, cov_tj) (See et al. 2017, equation 12).
+
+    cov_t is the sum of the weights before step t. real: 1 at the steps that count, 0 on padding.
+    """
+    earlier = jnp.cumsum(weights, axis=1) - weights
+    return jnp.sum(real[:, :, None] * jnp.minimum(weights, earlier))
 
 
 def _chunk(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from attn_jax.config import Config
-from attn_jax.layers import Dense, Initializer
+from attn_jax.layers import Dense, Initializer, OneHot, project
 from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float
 
@@ -21,16 +21,16 @@ class Seen(NamedTuple):
     attentional: Float[Array, "*BT H"]
     state: Float[Array, "*BT H"]
     context: Float[Array, "*BT K"]
-    embedded: Float[Array, "*BT E"]
+    embedded: Float[Array, "*BT E"] | OneHot
 
 
 class Readout(nnx.Module):
-    """Base of all read-outs."""
+    """Base of all read-outs. embedded_size, context_size: widths of embedding and context."""
 
     name: ClassVar[str]
     uses_attentional: ClassVar[bool] = False
 
-    def __init__(self, context_size: int, config: Config, *, init: Initializer, dtype: Any = None):
+    def __init__(self, embedded_size: int, context_size: int, config: Config, *, init: Initializer, dtype: Any = None):
         self.size = config.decoder.size
 
     def __call__(self, seen: Seen) -> Float[Array, "*BT F"]:
@@ -57,14 +57,21 @@ class _Sum(Readout):
 
     multiple: ClassVar[int] = 1
 
-    def __init__(self, context_size: int, config: Config, *, init: Initializer, dtype: Any = None):
-        super().__init__(context_size, config, init=init)
-        inputs = config.embedding.size + config.decoder.size + context_size
+    def __init__(self, embedded_size: int, context_size: int, config: Config, *, init: Initializer, dtype: Any = None):
+        super().__init__(embedded_size, context_size, config, init=init)
+        inputs = embedded_size + config.decoder.size + context_size
         self.dense = Dense(inputs, self.multiple * self.size, init=init, dtype=dtype)
 
     def _sum(self, seen: Seen) -> Array:
         # One product of the joined inputs: [W1; W2; W3] is one matrix.
-        return self.dense(jnp.concatenate([seen.embedded, seen.state, seen.context], axis=-1))
+        if not isinstance(seen.embedded, OneHot):
+            return self.dense(jnp.concatenate([seen.embedded, seen.state, seen.context], axis=-1))
+        rest = jnp.concatenate([seen.state, seen.context], axis=-1)
+        kernel, bias = self.dense.weights()
+        assert bias is not None  # only other dense layers may lack one
+        of_symbol, of_rest = jnp.split(kernel, [kernel.shape[0] - rest.shape[-1]])
+        y = project(seen.embedded, of_symbol) + project(rest, of_rest, self.dense.dtype)
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 @READOUTS.register

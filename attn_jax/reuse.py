@@ -26,7 +26,8 @@ from attn_jax.training import Trainer
 class Output:
     """One decoded text.
 
-    tokens: its symbols, `</s>` last if it ended. weights: [tokens, source symbols], None without attention.
+    tokens: its symbols, `</s>` last if it ended. weights: [tokens, source symbols], of a score with heads [tokens,
+    heads, source symbols]; None without attention.
     """
 
     text: str
@@ -71,7 +72,7 @@ class Run:
             symbols = evaluation.trim(tokens)
             shown = [self.target.vocabulary.symbol(i) for i in symbols]
             shown += ["</s>"] * (len(symbols) < self.max_length)
-            kept = weights[: len(shown), : len(row)] if weights.shape[-1] else None
+            kept = weights[: len(shown), ..., : len(row)] if weights.shape[-1] else None
             outputs.append(Output(self.target.decode(symbols), shown, self.source.tokens(text), kept))
         return outputs
 

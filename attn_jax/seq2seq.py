@@ -15,7 +15,7 @@ from attn_jax.config import Config
 from attn_jax.decoder import FEEDINGS, Decoder
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
-from attn_jax.layers import Embedding, Initializer, Noise, dropped
+from attn_jax.layers import EMBEDDINGS, Embedding, Initializer, Noise, input_mask, masked
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
@@ -29,14 +29,16 @@ class Seq2Seq(nnx.Module):
     def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         init = Initializer(config.init, rngs, dtype)
         product_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
-        self.source_embedding = Embedding(source_size, config.embedding.size, init=init)
-        self.encoder = Encoder(config.embedding.size, config, init=init, dtype=product_dtype)
+        kind = EMBEDDINGS[config.embedding.name]
+        self.source_embedding: Embedding = kind(source_size, config.embedding, init=init)
+        self.encoder = Encoder(self.source_embedding.size, config, init=init, dtype=product_dtype)
+        self.dtype = dtype
         self.decoder = Decoder(target_size, config, init=init, dtype=product_dtype)
 
     def encode(self, source: Int[Array, "B S"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
         """Source ids to memory."""
-        embedded = dropped(self.source_embedding(source.T), noise, "word", "source", (*source.T.shape, 1))
-        return self.encoder(dropped(embedded, noise, "embedding", "source"), mask, noise)
+        keep = input_mask(self.source_embedding, noise, "source", source.T.shape, self.dtype)
+        return self.encoder(masked(self.source_embedding(source.T), keep), mask, noise)
 
     def teacher_forced(
         self,
@@ -44,7 +46,7 @@ class Seq2Seq(nnx.Module):
         mask: Bool[Array, "B S"],
         inputs: Int[Array, "B T"],
         noise: Noise | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B T S"]]:
+    ) -> tuple[Float[Array, "B T H"], Float[Array, "B *TN S"]]:
         """Vectors before the output projection, and attention weights, given the previous target symbols."""
         return self.decoder.teacher_forced(inputs, self.encode(source, mask, noise), noise)
 
@@ -81,6 +83,7 @@ def build(config: Config, source_size: int, target_size: int, dtype: Any = jnp.f
 def check(config: Config) -> None:
     """Raises UserError, naming fields and values, if the configuration describes no model."""
     CELLS.check(config.cell.name)
+    EMBEDDINGS.check(config.embedding.name)
     BRIDGES.check(config.bridge)
     COMBINES.check(config.combine.name)
     NORMALIZERS.check(config.normalizer)
@@ -117,13 +120,27 @@ def canonical(config: Config) -> Config:
     if score == NONE:
         changes |= {"score.size": 0, "score.memory_projection": False, "combine.name": default.combine.name}
         changes |= {"combine.bias": default.combine.bias, "normalizer": default.normalizer}
-        changes |= {"window.name": default.window.name, "window.width": default.window.width}
+        changes |= {"window.name": default.window.name, "window.width": default.window.width, "coverage": False}
+        changes |= {"score.heads": default.score.heads, "score.max_source_length": default.score.max_source_length}
     else:
         kind = SCORES[score]
         if not kind.uses_size or config.score.size == config.decoder.size:
             changes["score.size"] = 0
         if not kind.equal_sizes:
             changes["score.memory_projection"] = False
+        if not kind.uses_heads:
+            changes["score.heads"] = default.score.heads
+        if not kind.uses_positions:
+            changes["score.max_source_length"] = default.score.max_source_length
+    if score == NONE or not config.coverage:
+        changes["loss.coverage"] = default.loss.coverage
+    if config.embedding.name == "onehot":
+        changes["embedding.size"] = default.embedding.size
+    for side, layers in (("encoder", config.encoder.layers), ("decoder", config.decoder.layers)):
+        if layers == 1:
+            changes[f"{side}.residual"] = False
+    if config.train.teacher_forcing == 1:
+        changes["train.forcing_unit"] = default.train.forcing_unit
     if not READOUTS[config.readout].uses_attentional and config.input_feeding != "attentional":
         changes |= {"combine.name": default.combine.name, "combine.bias": default.combine.bias}
     if not WINDOWS[config.window.name].uses_width:

@@ -21,7 +21,7 @@ from attn_jax.progress import Console
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.sweep import groups, merged
-from attn_jax.training import steps_of
+from attn_jax.training import check_sources, steps_of
 
 METRICS = (*LOSS_METRICS, *OUTPUT_METRICS)
 """What runs can be selected by."""
@@ -83,6 +83,7 @@ def run(
     for variant in distinct:
         corpus = corpora.corpus(variant)
         steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
+        check_sources(variant, corpus)
         if variant.train.metric not in ("", *METRICS):
             raise unknown("train.metric", variant.train.metric, METRICS)
         fingerprints[variant.data.dataset] = corpus.fingerprint

@@ -20,10 +20,12 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
 from attn_jax.data.plan import Plan
 from attn_jax.data.text import BOS, PAD
+from attn_jax.decoding import likeliest
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
-from attn_jax.losses import Totals, cross_entropy
+from attn_jax.losses import Totals, cross_entropy, repeated_attention
 from attn_jax.optimizers import learning_rate, transformation
+from attn_jax.scores import NONE, SCORES, check_length
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Bool, Float, Int, Params, PyTree
 
@@ -61,19 +63,30 @@ def batch_loss(
     target: Int[Array, "B T"],
     *,
     smoothing: Any = 0.0,
+    coverage: Any = None,
+    forced: Bool[Array, "B T"] | None = None,
     noise: Noise | None = None,
 ) -> tuple[Totals, Float[Array, ""]]:
-    """Totals over the target tokens of a batch under teacher forcing, and the number of those tokens."""
+    """Totals over the target tokens of a batch, and the number of those tokens.
+
+    coverage: weight of `losses.coverage` in the loss, or None. forced: where the true previous symbol is the input of a
+    step; elsewhere it is the model's own likeliest symbol. None: everywhere, which is teacher forcing.
+    """
     module = model.bind(params)
+    memory = module.encode(source, source != PAD, noise)
     inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
-    features, _ = module.teacher_forced(source, source != PAD, inputs, noise)
+    if forced is not None:
+        fixed, fixed_memory = jax.lax.stop_gradient((params, memory))
+        inputs = model.bind(fixed).decoder.own_inputs(inputs, forced, fixed_memory, likeliest, noise)
+    features, attention = module.decoder.teacher_forced(inputs, memory, noise)
     output = module.decoder.output
-    assert output.bias is not None  # only other dense layers may lack one
-    weights = (target != PAD).astype(features.dtype).reshape(-1)
-    flat = features.reshape(-1, features.shape[-1])
-    totals = cross_entropy(
-        flat, output.kernel[...], output.bias[...], target.reshape(-1), weights, smoothing, output.dtype
-    )
+    kernel, bias = output.weights()
+    assert bias is not None  # only other dense layers may lack one
+    real = (target != PAD).astype(features.dtype)
+    flat, weights = features.reshape(-1, features.shape[-1]), real.reshape(-1)
+    totals = cross_entropy(flat, kernel, bias, target.reshape(-1), weights, smoothing, output.dtype)
+    if coverage is not None:
+        totals = totals._replace(loss=totals.loss + coverage * repeated_attention(attention, real))
     return totals, weights.sum()
 
 
@@ -83,6 +96,16 @@ def steps_of(config: Config, steps_per_epoch: float) -> int:
     if steps < 1:
         raise UserError(f"train.steps={config.train.steps} and train.epochs={config.train.epochs}: nothing to train")
     return steps
+
+
+def check_sources(config: Config, corpus: Corpus) -> None:
+    """Raises UserError if a source, of whichever split, has more positions than the score can tell apart."""
+    if config.score.name == NONE or not SCORES[config.score.name].uses_positions:
+        return
+    for split, pairs in corpus.encoded.items():
+        longest = max(len(source) for source, _ in pairs)
+        where = f"the longest source of {corpus.dataset.info.name}'s {split} split"
+        check_length(config.score.max_source_length, longest, where)
 
 
 class Trainer:
@@ -99,6 +122,7 @@ class Trainer:
         batch_size = self.config.train.batch_size
         pairs = corpus.encoded["train"]
         self.total_steps = steps_of(self.config, len(pairs) / batch_size)
+        check_sources(self.config, corpus)
         most = self.config.train.buckets or int(np.clip(self.total_steps // STEPS_PER_BUCKET, 1, MOST_BUCKETS))
         self.buckets = buckets(pairs, smallest=batch_size, most=most)
         self.padding = padding_share(self.buckets)
@@ -149,7 +173,8 @@ class Trainer:
             def one(params: Params, numbers: PyTree, key: Array, rows: Array) -> tuple[Array, Params]:
                 noise = self._noise(numbers, jax.random.fold_in(jax.random.fold_in(key, 1), step))
                 source, target = bucket.source[rows], bucket.target[rows]
-                return jax.grad(self._objective, has_aux=True)(params, numbers, source, target, noise)[::-1]
+                forced = self._forced(numbers, jax.random.fold_in(jax.random.fold_in(key, 2), step), target)
+                return jax.grad(self._objective, has_aux=True)(params, numbers, source, target, forced, noise)[::-1]
 
             return jax.vmap(one)(params, numbers, keys, rows)
 
@@ -172,12 +197,29 @@ class Trainer:
         rates = {site: numbers[f"dropout.{site}"] for site in DROPOUT_SITES if getattr(self.config.dropout, site)}
         return Noise(key, rates) if rates else None
 
+    def _forced(self, numbers: PyTree, key: Array, target: Array) -> Array | None:
+        """Coins: whether the true previous symbol is the input, for each step of each sentence or for each sentence."""
+        if self.config.train.teacher_forcing == 1:
+            return None
+        shape = target.shape if self.config.train.forcing_unit == "step" else (target.shape[0], 1)
+        coins = jax.random.uniform(key, shape, self.dtype) < numbers["train.teacher_forcing"]
+        return jnp.broadcast_to(coins, target.shape)
+
     def _objective(
-        self, params: Params, numbers: PyTree, source: Array, target: Array, noise: Noise | None
+        self,
+        params: Params,
+        numbers: PyTree,
+        source: Array,
+        target: Array,
+        forced: Array | None,
+        noise: Noise | None,
     ) -> tuple[Array, Array]:
         """The training loss, and the unsmoothed loss per token."""
-        smoothing = numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else 0.0
-        totals, tokens = batch_loss(self.model, params, source, target, smoothing=smoothing, noise=noise)
+        options = {
+            "smoothing": numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else 0.0,
+            "coverage": numbers["loss.coverage"] if self.config.loss.coverage else None,
+        }
+        totals, tokens = batch_loss(self.model, params, source, target, forced=forced, noise=noise, **options)
         count = tokens if self.config.loss.per == "token" else source.shape[0]
         return totals.loss / count, totals.nll / tokens
 

@@ -15,6 +15,7 @@ from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
+from attn_jax.layers import EMBEDDINGS
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES
@@ -32,6 +33,7 @@ cli.define_study_flags(
         "combine": lambda: COMBINES,
         "input_feeding": lambda: FEEDINGS,
         "readout": lambda: READOUTS,
+        "embedding": lambda: EMBEDDINGS,
     }
 )
 

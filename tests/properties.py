@@ -117,6 +117,6 @@ def padding_changes_nothing(config: Config) -> None:
             np.testing.assert_allclose(batch_gradients[name], gradient, rtol=1e-9, atol=1e-13, err_msg=name)
         np.testing.assert_array_equal(batch_decoded.tokens[row], decoded.tokens[0])
         if decoded.weights.shape[-1]:
-            np.testing.assert_allclose(batch_decoded.weights[row, :, :3], decoded.weights[0], rtol=1e-9, atol=1e-15)
-            assert not batch_decoded.weights[row, :, 3:].any()
+            np.testing.assert_allclose(batch_decoded.weights[row, ..., :3], decoded.weights[0], rtol=1e-9, atol=1e-15)
+            assert not batch_decoded.weights[row, ..., 3:].any()
         assert not batch_decoded.tokens[4].any()

@@ -21,6 +21,7 @@ from attn_jax.windows import WINDOWS
 
 BOS = 1
 SOURCE_SIZE, TARGET_SIZE = 9, 8
+HEADS = 2
 
 Params = Mapping[str, np.ndarray]
 Row = Callable[[Params, np.ndarray, np.ndarray], np.ndarray]
@@ -38,6 +39,9 @@ def tiny(**changes: Any) -> Config:
     """A configuration of tiny sizes, no two of them equal where they may differ; `a__b` stands for the path a.b."""
     sizes = {"embedding.size": 3, "encoder.name": "uni", "encoder.size": 5, "decoder.size": 4}
     sizes |= {"score.memory_projection": True, "score.size": 6, "combine.bias": True, "cell.forget_bias": 0.5}
+    sizes |= {"score.heads": HEADS, "score.max_source_length": 7}
+    if changes.get("score") == "multihead":
+        sizes["encoder.size"] = 6  # the heads share it
     return configs.override(Config(), sizes | {path.replace("__", "."): value for path, value in changes.items()})
 
 
@@ -146,7 +150,8 @@ def encode(params: Params, config: Config, inputs: np.ndarray) -> tuple[np.ndarr
             states = states[::-1] if backward else states
             outputs.append(np.array(states).reshape(len(x), config.encoder.size))
             last.append(carry)
-        x = np.concatenate(outputs, axis=1)
+        above = np.concatenate(outputs, axis=1)
+        x = above + x if config.encoder.residual and layer > 0 else above
         for part in range(parts):
             summary[part].append(np.concatenate([carry[part] for carry in last]))
     return x, summary
@@ -193,8 +198,23 @@ def _cosine(p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
     return np.array([q @ row / (norm(q) * norm(row)) for row in _equal_width(p, m)])
 
 
-def _tanh(p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
-    return np.tanh(q @ p["query_kernel"] + m @ p["memory_kernel"]) @ p["v"]
+def _tanh(p: Params, q: np.ndarray, m: np.ndarray, covered: np.ndarray | None = None) -> np.ndarray:
+    hidden = q @ p["query_kernel"] + m @ p["memory_kernel"]
+    if covered is not None:
+        hidden = hidden + np.outer(covered, p["coverage_kernel"][0])
+    return np.tanh(hidden) @ p["v"]
+
+
+def _normed(p: Params, q: np.ndarray, m: np.ndarray, covered: np.ndarray | None = None) -> np.ndarray:
+    hidden = q @ p["query_kernel"] + m @ p["memory_kernel"] + p["bias"]
+    if covered is not None:
+        hidden = hidden + np.outer(covered, p["coverage_kernel"][0])
+    return np.tanh(hidden) @ p["v"] * p["g"] / np.sqrt(np.sum(p["v"] ** 2))
+
+
+def _multihead(p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
+    queries, keys = np.split(q @ p["query_kernel"], HEADS), np.split(m @ p["memory_kernel"], HEADS, axis=1)
+    return np.array([k @ query / np.sqrt(query.size) for query, k in zip(queries, keys, strict=True)])
 
 
 SCORE_ROWS: dict[str, Row] = {
@@ -205,20 +225,19 @@ SCORE_ROWS: dict[str, Row] = {
     "additive": _tanh,
     "cosine": _cosine,
     "scaled_general": lambda p, q, m: p["g"] * (m @ p["kernel"] @ q),
-    "normed_additive": lambda p, q, m: (
-        np.tanh(q @ p["query_kernel"] + m @ p["memory_kernel"] + p["bias"])
-        @ p["v"]
-        * p["g"]
-        / np.sqrt(np.sum(p["v"] ** 2))
-    ),
+    "normed_additive": _normed,
     "scaled_cosine": lambda p, q, m: p["g"] * _cosine(p, q, m),
+    "location": lambda p, q, m: (q @ p["kernel"])[: len(m)],
+    "multihead": _multihead,
 }
 
 
-def score_row(config: Config, p: Params, q: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Scores of every state; of a score that has no definition here, by its `formula`."""
+def score_row(config: Config, p: Params, q: np.ndarray, m: np.ndarray, covered: np.ndarray | None) -> np.ndarray:
+    """Scores of every state, or a row for every head; of a score without a definition here, by its `formula`."""
     if len(m) == 0:
-        return np.zeros(0)
+        return np.zeros((HEADS, 0) if config.score.name == "multihead" else 0)
+    if config.coverage:
+        return {"additive": _tanh, "concat": _tanh, "normed_additive": _normed}[config.score.name](p, q, m, covered)
     if config.score.name in SCORE_ROWS:
         return SCORE_ROWS[config.score.name](p, q, m)
     kind = SCORES[config.score.name]
@@ -237,7 +256,9 @@ def combine(params: Params, config: Config, c: np.ndarray, h: np.ndarray) -> np.
 
 
 def windowed(config: Config, p: Params, q: np.ndarray, row: np.ndarray, step: int) -> np.ndarray:
-    """Weights of a row of scores at a step, positions counted from 1."""
+    """Weights of a row of scores at a step, positions counted from 1, or of the row of every head."""
+    if row.ndim == 2:
+        return np.array([windowed(config, p, q, one, step) for one in row])
     s, width = np.arange(1, len(row) + 1), config.window.width
     if config.window.name == "global":
         near, factor = s > 0, np.ones(len(row))
@@ -253,6 +274,21 @@ def windowed(config: Config, p: Params, q: np.ndarray, row: np.ndarray, step: in
     if near.any():
         weights[near] = softmax(row[near])
     return weights * factor
+
+
+def context_of(config: Config, p: Params, weights: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """The context vector of a row of weights, or of those of every head."""
+    if config.score.name != "multihead":
+        return weights @ states
+    values = np.split(states @ p["value_kernel"], HEADS, axis=1)
+    return np.concatenate([w @ v for w, v in zip(weights, values, strict=True)]) @ p["output_kernel"]
+
+
+def vectors(params: Params, config: Config, side: str, symbols: list[int]) -> np.ndarray:
+    """The vectors of symbols of a side, `source_embedding` or `decoder.embedding`."""
+    if config.embedding.name == "onehot":
+        return np.eye(SOURCE_SIZE if side == "source_embedding" else TARGET_SIZE)[np.array(symbols, int)]
+    return params[f"{side}.table"][np.array(symbols, int)]
 
 
 def decode(
@@ -280,12 +316,12 @@ def decode(
         if not attends:
             weights.append(np.zeros(0))
             return np.zeros(0)
-        row = score_row(config, under(core, "attention.score."), query, states)
+        p = under(core, "attention.score.")
+        row = score_row(config, p, query, states, sum(weights, np.zeros(len(states))) if config.coverage else None)
         weights.append(windowed(config, under(core, "attention.window."), query, row, len(weights) + 1))
-        return weights[-1] @ states
+        return context_of(config, p, weights[-1], states)
 
-    for token in inputs:
-        embedded = params["decoder.embedding.table"][token]
+    for embedded in vectors(params, config, "decoder.embedding", inputs):
         carries, x = list(carries), np.concatenate([embedded, feed])
         if config.placement == "before":
             context = attend(carries[-1][0])
@@ -295,7 +331,7 @@ def decode(
             if layer == 0 and config.placement == "between":
                 context = attend(carries[0][0])
                 carries[0] = cell("second.", carries[0], context)
-            x = carries[layer][0]
+            x = carries[layer][0] + x if config.decoder.residual and layer > 0 else carries[layer][0]
         if config.placement == "after":
             context = attend(x)
         used = config.readout == "projection" or config.input_feeding == "attentional"
@@ -308,13 +344,15 @@ def decode(
             dense = under(params, "decoder.readout.dense.")
             a = np.concatenate([embedded, x, context]) @ dense["kernel"] + dense["bias"]
             a = np.tanh(a) if config.readout == "deep" else np.where(a[::2].real > a[1::2].real, a[::2], a[1::2])
-        logits.append(a @ params["decoder.output.kernel"] + params["decoder.output.bias"])
+        tied = config.embedding.tied == "decoder"
+        kernel = params["decoder.embedding.table"].T if tied else params["decoder.output.kernel"]
+        logits.append(a @ kernel + params["decoder.output.bias"])
     return np.array(logits), np.array(weights)
 
 
 def model(params: Params, config: Config, source: list[int], inputs: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Logits [T, V] and weights [T, S] of the whole model."""
-    embedded = params["source_embedding.table"][np.array(source, int)]
+    embedded = vectors(params, config, "source_embedding", source)
     states, summary = encode(params, config, embedded)
     return decode(params, config, states, bridge(params, config, states, summary), inputs, summary[0][-1])
 

@@ -69,8 +69,8 @@ def test_step_by_step_and_all_at_once_are_the_definition(x64, score, feeding, ce
             expected_logits, expected_weights = expected_of(params, config, memory, row)
             np.testing.assert_allclose(logits[row], expected_logits, rtol=1e-9, atol=1e-12)
             if score != "none":
-                np.testing.assert_allclose(weights[row, :, :length], expected_weights, rtol=1e-9)
-                assert not np.any(weights[row, :, length:])
+                np.testing.assert_allclose(weights[row, ..., :length], expected_weights, rtol=1e-9)
+                assert not np.any(weights[row, ..., length:])
 
 
 PLACED = [
@@ -103,7 +103,7 @@ def test_placements_and_readouts_are_the_definition(x64, changes):
         for row, length in enumerate(LENGTHS):
             expected_logits, expected_weights = expected_of(params, config, memory, row)
             np.testing.assert_allclose(logits[row], expected_logits, rtol=1e-9, atol=1e-12)
-            np.testing.assert_allclose(weights[row, :, :length], expected_weights, rtol=1e-9)
+            np.testing.assert_allclose(weights[row, ..., :length], expected_weights, rtol=1e-9)
 
 
 @pytest.mark.parametrize("feeding", FEEDINGS)
@@ -134,9 +134,9 @@ def test_windows_are_the_definition(x64, window, feeding):
         for one, other in ((logits, weights), (stepped_logits, stepped_weights)):
             np.testing.assert_allclose(one[row], wanted_logits, rtol=1e-9)
             np.testing.assert_allclose(
-                other[row, :, :length], wanted.reshape(inputs.shape[1], length), rtol=1e-9, atol=1e-12
+                other[row, ..., :length], wanted.reshape(inputs.shape[1], length), rtol=1e-9, atol=1e-12
             )
-            assert not np.any(other[row, :, length:])
+            assert not np.any(other[row, ..., length:])
     trained = {name: value for name, value in params.items() if name.startswith("decoder.core.attention.window.")}
     assert bool(trained) == window.startswith("local_p")
     for name, value in trained.items():

@@ -141,6 +141,29 @@ def test_dong_and_lapata(tmp_path, manual_dir):
         assert process.stderr.startswith(f"dong_lapata_2016: {message}")
 
 
+def test_lake_and_baroni(tmp_path):
+    script = "lake_baroni_2018.py"
+    variants, references = plan(tmp_path, script, "--dataset=simple")
+    expected = [("none", "lstm"), ("none", "rnn"), ("additive", "rnn")]
+    assert variants == [[score, cell, 10.0, 100_000, 0.001] for score, cell in expected]
+    assert [(figure["variant"]["cell.name"], figure["value"]) for figure in references] == [
+        ("lstm", 99.7),
+        ("rnn", 1.5),
+        ("rnn", 59.7),
+    ]
+    variants, references = plan(tmp_path, script, "--dataset=simple", "--cells=lstm", "--steps=7")
+    assert variants == [["none", "lstm", 10.0, 7, 0.001]]
+    assert [figure["value"] for figure in references] == [99.7]
+    for flag, message in {
+        "--set=score=dot": "score: this experiment has its own",
+        "--set=cell=gru": "--set=cell: name the cells by --cells",
+        "--cells=gru": "unknown cell 'gru'",
+    }.items():
+        process = call(tmp_path, script, flag, "--out=out")
+        assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+        assert process.stderr.startswith(f"lake_baroni_2018: {message}"), process.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")

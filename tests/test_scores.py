@@ -19,9 +19,9 @@ LENGTHS, STEPS = [4, 1, 3], 2
 QUERY, MEMORY, WIDTH = 4, 6, 5
 
 
-def make(name, init, *, memory=MEMORY, projection=True) -> Score:
-    settings = Settings(name=name, size=WIDTH, memory_projection=projection)
-    return SCORES[name](QUERY, memory, settings=settings, init=init)
+def make(name, init, *, memory=MEMORY, projection=True, **options) -> Score:
+    settings = Settings(name=name, size=WIDTH, memory_projection=projection, heads=reference.HEADS)
+    return SCORES[name](QUERY, memory, settings=settings, init=init, **options)
 
 
 def problem(memory=MEMORY):
@@ -55,19 +55,21 @@ def check_score(name, **options):
     def plain(state, queries, states):
         score = nnx.merge(graph, state)
         values = score.values(Memory(states, mask, ()))
-        scores = jnp.zeros((len(LENGTHS), STEPS, max(LENGTHS)))
+        per_head = [reference.HEADS] if SCORES[name].uses_heads else []
+        scores = jnp.zeros((len(LENGTHS), STEPS, *per_head, max(LENGTHS)))
         contexts = []
         for b, length in enumerate(LENGTHS):
             for t in range(STEPS):
                 row = score.formula(queries[b, t], states[b, :length], Extra(lengths[b], jnp.array(1)))
-                scores = scores.at[b, t, :length].set(row)
-                contexts.append(jax.nn.softmax(row) @ values[b, :length])
+                scores = scores.at[b, t, ..., :length].set(row)
+                contexts.append(score.context(jax.nn.softmax(row)[None], values[b : b + 1, :length])[0])
         return scores, jnp.stack(contexts).reshape(directions.shape)
 
     def with_gradients(f):
         def objective(*arguments):
             scores, contexts = f(*arguments)
-            return jnp.sum(contexts * directions), (jnp.where(mask[:, None, :], scores, 0), contexts)
+            real = mask[:, None, None, :] if scores.ndim == 4 else mask[:, None, :]
+            return jnp.sum(contexts * directions), (jnp.where(real, scores, 0), contexts)
 
         return reference.jit(jax.value_and_grad(objective, (0, 1, 2), has_aux=True))(state, queries, states)
 

@@ -34,14 +34,57 @@ MODELS = [
     {"score": "dot", "input_feeding": "context", "cell": "gru_reset_before", "bridge": "mean", "decoder.layers": 2},
     {"score": "none", "input_feeding": "context", "cell": "gru", "bridge": "zero", "readout": "deep"},
     {"score": "cosine", "input_feeding": "none", "cell": "lstm", "encoder.name": "bi", "bridge": "backward"},
+    {"score": "additive", "input_feeding": "none", "cell": "gru", "encoder.name": "bi", "coverage": True},
+    {
+        "score": "concat",
+        "cell": "lstm",
+        "placement": "before",
+        "embedding": "onehot",
+        "readout": "deep",
+        "coverage": True,
+        "input_feeding": "attentional",
+    },
+    {
+        "score": "normed_additive",
+        "cell": "gru",
+        "encoder": "bi",
+        "placement": "after",
+        "coverage": True,
+        "encoder.layers": 3,
+        "encoder.residual": True,
+        "decoder.layers": 3,
+        "decoder.residual": True,
+    },
+    {
+        "score": "none",
+        "cell": "gru",
+        "embedding": "onehot",
+        "input_feeding": "none",
+        "decoder.layers": 3,
+        "decoder.residual": True,
+    },
+    {
+        "score": "multihead",
+        "input_feeding": "attentional",
+        "cell": "gru",
+        "window": "local_p",
+        "embedding.tied": "decoder",
+        "embedding.size": 4,
+    },
 ]
+
+COVERAGE = 0.7
+"""Weight of the coverage loss, where there is coverage."""
 
 
 def loss_of(params, config, smoothing):
     """The summed training loss from the definition."""
     total = 0.0
     for source, target in zip(SOURCES, TARGETS, strict=True):
-        logits, _ = reference.model(params, config, source, [reference.BOS, *target[:-1]])
+        logits, weights = reference.model(params, config, source, [reference.BOS, *target[:-1]])
+        for t in range(len(target) if config.coverage else 0):
+            covered = sum(weights[:t], np.zeros(len(source)))
+            total += COVERAGE * np.sum(np.where(weights[t].real < covered.real, weights[t], covered))
         for row, symbol in zip(logits, target, strict=True):
             log_p = row - np.log(np.sum(np.exp(row)))
             total -= (1 - smoothing) * log_p[symbol] + smoothing * np.sum(log_p[1:]) / (len(row) - 1)
@@ -56,14 +99,16 @@ def test_loss_and_gradients_of_padded_batches_are_those_of_lone_examples(x64, ch
     @reference.jit
     @jax.value_and_grad
     def loss(params):
-        return batch_loss(model, params, source, target, smoothing=0.2)[0].loss
+        coverage = COVERAGE if config.coverage else None
+        return batch_loss(model, params, source, target, smoothing=0.2, coverage=coverage)[0].loss
 
     value, gradients = loss({name: jnp.asarray(value) for name, value in params.items()})
     np.testing.assert_allclose(value, loss_of(params, config, 0.2), rtol=1e-9)
     reference.assert_gradients(lambda p: loss_of(p, config, 0.2), params, gradients)
     # Padding is symbol 0: its vectors are looked up, and must not matter.
-    assert not np.any(gradients["source_embedding.table"][0])
-    assert not np.any(gradients["decoder.embedding.table"][0])
+    for table in ("source_embedding.table", "decoder.embedding.table"):
+        if table in params and config.embedding.tied == "none":
+            assert not np.any(gradients[table][0])
 
 
 REFUSED = [
@@ -84,6 +129,11 @@ REFUSED = [
     ({"placement": "between", "input_feeding": "context"}, "placement=between with input_feeding=context"),
     ({"bridge": "backward"}, "bridge 'backward' needs a backward direction"),
     ({"optim.schedule": "warmup"}, "optim.schedule=warmup with optim.warmup_share=0"),
+    ({"coverage": True}, "coverage=true with score=general: .*concat, additive, normed_additive"),
+    ({"score": "multihead", "score.heads": 4}, "score.heads=4: the memory's width 6 .*must be a multiple"),
+    ({"embedding": "onehott"}, "unknown embedding 'onehott': did you mean 'onehot'"),
+    ({"embedding": "onehot", "embedding.tied": "decoder"}, "embedding.tied=decoder with embedding.name=onehot"),
+    ({"embedding.tied": "decoder"}, "embedding.tied=decoder needs equal widths.*have 3 .*read-out 4 .decoder.size"),
 ]
 
 
@@ -153,6 +203,14 @@ def test_parameters_bind_in_any_order(x64):
         ({"data.target_unit": "bpe"}, "data.target_min_count", 2),
         ({"score": "additive", "decoder.size": 7}, "score.size", 7),
         ({"train.steps": 10}, "train.epochs", 3.0),
+        ({"score": "none"}, "coverage", True),
+        ({"score": "general"}, "score.heads", 3),
+        ({"score": "none"}, "score.max_source_length", 3),
+        ({"score": "additive"}, "loss.coverage", 1.0),
+        ({"embedding": "onehot"}, "embedding.size", 7),
+        ({"encoder.layers": 1}, "encoder.residual", True),
+        ({"encoder.layers": 2}, "decoder.residual", True),
+        ({}, "train.forcing_unit", "sentence"),
     ],
 )
 def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, value):
@@ -185,6 +243,12 @@ def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, va
         ({"data.source_unit": "bpe"}, "data.target_min_count", 2),
         ({}, "train.epochs", 3.0),
         ({}, "seed", 3),
+        ({"score": "concat"}, "coverage", True),
+        ({"score": "concat", "coverage": True}, "loss.coverage", 1.0),
+        ({"score": "multihead"}, "score.heads", 4),
+        ({"score": "location"}, "score.max_source_length", 4),
+        ({"decoder.layers": 2}, "decoder.residual", True),
+        ({"train.teacher_forcing": 0.0}, "train.forcing_unit", "sentence"),
     ],
 )
 def test_a_field_that_matters_is_kept(context, field, value):

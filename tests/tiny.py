@@ -17,6 +17,7 @@ SIZES = {
     "encoder.name": "uni",
     "encoder.size": 4,
     "decoder.size": 4,
+    "score.heads": 2,
     "train.batch_size": 3,
     "train.steps": 6,
     "train.eval_every": 2,
