@@ -33,9 +33,7 @@ from attn_jax.errors import UserError
 from attn_jax.layers import (
     EMBEDDINGS,
     Dense,
-    Embedding,
     Initializer,
-    Learned,
     Noise,
     OneHot,
     Tied,
@@ -186,14 +184,17 @@ class Decoder(nnx.Module):
     """Embedding, bridge, `Step`, read-out, and the output projection."""
 
     def __init__(self, vocabulary: int, config: Config, *, init: Initializer, dtype: Any = None):
-        self.embedding: Embedding = EMBEDDINGS[config.embedding.name](vocabulary, config.embedding, init=init)
+        self.embedding = EMBEDDINGS[config.embedding.name](vocabulary, config.embedding.size, init=init)
         parts = len(CELLS[config.cell.name].parts)
         self.bridge = BRIDGES[config.bridge](parts, config, init=init, dtype=dtype)
         self.core = Step(self.embedding.size, config, init=init, dtype=dtype)
         context_size = 0 if config.score.name == NONE else memory_size(config)
         self.readout = READOUTS[config.readout](self.embedding.size, context_size, config, init=init, dtype=dtype)
         if config.embedding.tied == "decoder":
-            assert isinstance(self.embedding, Learned)  # others refuse to be tied
+            if not hasattr(self.embedding, "table"):
+                raise UserError(
+                    f"embedding.tied=decoder with embedding={self.embedding.name}: there is no table to share"
+                )
             if self.embedding.size != self.readout.size:
                 raise UserError(
                     "embedding.tied=decoder needs equal widths, but target embeddings have "

@@ -20,11 +20,6 @@ class Decoded(NamedTuple):
     weights: Float[Array, "B *LN S"]
 
 
-def likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
-    """The most probable symbol that can be put out: padding and start-of-sentence are none."""
-    return jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
-
-
 def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> Decoded:
     """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols."""
     state, prepared = model.decoder.start(model.encode(source, mask))
@@ -41,7 +36,9 @@ def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], 
     def step(loop: tuple) -> tuple:
         t, state, last, done, tokens, weights = loop
         state, logits, step_weights = model.decoder.step(state, last, prepared)
-        chosen = jnp.where(done, PAD, likeliest(logits))
+        # Padding and start-of-sentence are no outputs.
+        chosen = jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
+        chosen = jnp.where(done, PAD, chosen)
         tokens = tokens.at[:, t].set(chosen)
         weights = weights.at[:, t].set(jnp.where(done.reshape(-1, *[1] * (row.ndim - 1)), 0, step_weights))
         return t + 1, state, chosen, done | (chosen == EOS), tokens, weights

@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from attn_jax import config
 from attn_jax.config import Init
-from attn_jax.errors import UserError
 from attn_jax.products import contract
 from attn_jax.registry import Registry
 from attn_jax.shapes import Array, Float, Int, Key
@@ -109,7 +107,7 @@ class Dense(nnx.Module):
 class Tied(Dense):
     """y = x E' + b, where the rows of E [O, I] are the vectors of an embedding (Press and Wolf 2017, section 2)."""
 
-    def __init__(self, embedding: "Learned", *, init: Initializer, dtype: Any = None):
+    def __init__(self, embedding: "Embedding", *, init: Initializer, dtype: Any = None):
         # One parameter in two places: its gradients add up.
         self.table = embedding.table
         self.bias = init.bias(*embedding.table.shape)
@@ -134,47 +132,34 @@ def layer_norm(x: Float[Array, "... F"], gain: Float[Array, " F"], epsilon: floa
     return centred * scale * gain.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-class Embedding(nnx.Module):
-    """Base: symbol ids to vectors of width `size`. noise_size: numbers of a vector that dropout can change."""
-
-    name: ClassVar[str]
-    size: int
-    noise_size: int
-
-    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
-        raise TypeError(f"{type(self).__name__} must define __init__")
-
-    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"] | OneHot:
-        """The vector of each symbol."""
-        raise TypeError(f"{type(self).__name__} must define __call__")
-
-
-EMBEDDINGS: Registry[type[Embedding]] = Registry("embedding")
+EMBEDDINGS: Registry["type[Embedding]"] = Registry("embedding")
 
 
 @EMBEDDINGS.register
-class Learned(Embedding):
-    """A learned vector of width `embedding.size` for each symbol."""
+class Embedding(nnx.Module):
+    """Symbol ids to learned vectors of width `size`; the base of other embeddings.
 
-    name = "learned"
+    noise_size: numbers of a vector that dropout can change.
+    """
 
-    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
-        self.size = self.noise_size = settings.size
-        self.table = init.embedding(count, settings.size)
+    name: ClassVar[str] = "learned"
 
-    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... E"]:
+    def __init__(self, count: int, size: int, *, init: Initializer):
+        self.size = self.noise_size = size
+        self.table = init.embedding(count, size)
+
+    def __call__(self, ids: Int[Array, "..."]) -> Any:
+        """The vector of each symbol, [..., E], or a `OneHot` that stands for them."""
         return jnp.take(self.table[...], ids, axis=0)
 
 
 @EMBEDDINGS.register
 class OneHotEmbedding(Embedding):
-    """The one-hot vector of each symbol, as wide as the vocabulary: an identity matrix for a table."""
+    """The one-hot vector of each symbol, as wide as the vocabulary whatever the `size`: an identity for table."""
 
     name = "onehot"
 
-    def __init__(self, count: int, settings: config.Embedding, *, init: Initializer):
-        if settings.tied != "none":
-            raise UserError(f"embedding.tied={settings.tied} with embedding.name=onehot: there is no table to share")
+    def __init__(self, count: int, size: int, *, init: Initializer):
         # Dropout of a zero changes nothing, so only the one has a mask.
         self.size, self.noise_size, self.dtype = count, 1, init.dtype
 

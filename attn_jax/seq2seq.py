@@ -15,7 +15,7 @@ from attn_jax.config import Config
 from attn_jax.decoder import FEEDINGS, Decoder
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
-from attn_jax.layers import EMBEDDINGS, Embedding, Initializer, Noise, input_mask, masked
+from attn_jax.layers import EMBEDDINGS, Initializer, Noise, input_mask, masked
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
@@ -30,7 +30,7 @@ class Seq2Seq(nnx.Module):
         init = Initializer(config.init, rngs, dtype)
         product_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
         kind = EMBEDDINGS[config.embedding.name]
-        self.source_embedding: Embedding = kind(source_size, config.embedding, init=init)
+        self.source_embedding = kind(source_size, config.embedding.size, init=init)
         self.encoder = Encoder(self.source_embedding.size, config, init=init, dtype=product_dtype)
         self.dtype = dtype
         self.decoder = Decoder(target_size, config, init=init, dtype=product_dtype)

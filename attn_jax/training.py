@@ -20,7 +20,6 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
 from attn_jax.data.plan import Plan
 from attn_jax.data.text import BOS, PAD
-from attn_jax.decoding import likeliest
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
 from attn_jax.losses import Totals, cross_entropy, repeated_attention
@@ -54,6 +53,11 @@ class Steps(NamedTuple):
     loss: Float[Array, "K R"]
     gradient_norm: Float[Array, "K R"]
     learning_rate: Float[Array, "K R"]
+
+
+def likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """The most probable symbol that can be put out: padding and start-of-sentence are none."""
+    return jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
 
 
 def batch_loss(

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import reference
 
-from attn_jax.config import Embedding as Settings
-from attn_jax.layers import Dense, Learned, Noise, dropped
+from attn_jax.layers import Dense, Embedding, Noise, dropped
 
 # Threefry, the usual kind of key, takes seconds to compile for a whole model.
 KEY = jax.random.key(0, impl="rbg")
@@ -147,5 +146,5 @@ def test_dense_and_embedding_by_hand(x64):
     expected = np.einsum("abi,io->abo", x, dense.kernel[...]) + np.asarray(dense.bias[...])
     np.testing.assert_allclose(dense(jnp.asarray(x)), expected, rtol=1e-12)
     np.testing.assert_allclose(dense(jnp.asarray(x[0, 0])), expected[0, 0], rtol=1e-12)
-    table = Learned(5, Settings(size=2), init=init)
+    table = Embedding(5, 2, init=init)
     np.testing.assert_array_equal(table(jnp.array([[3, 0]])), np.asarray(table.table[...])[[[3, 0]]])

@@ -132,7 +132,7 @@ REFUSED = [
     ({"coverage": True}, "coverage=true with score=general: .*concat, additive, normed_additive"),
     ({"score": "multihead", "score.heads": 4}, "score.heads=4: the memory's width 6 .*must be a multiple"),
     ({"embedding": "onehott"}, "unknown embedding 'onehott': did you mean 'onehot'"),
-    ({"embedding": "onehot", "embedding.tied": "decoder"}, "embedding.tied=decoder with embedding.name=onehot"),
+    ({"embedding": "onehot", "embedding.tied": "decoder"}, "embedding.tied=decoder with embedding=onehot"),
     ({"embedding.tied": "decoder"}, "embedding.tied=decoder needs equal widths.*have 3 .*read-out 4 .decoder.size"),
 ]
 
