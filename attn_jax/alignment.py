@@ -5,12 +5,16 @@ source. A link is (i, j): word i of the source and word j of the target, both co
 
 Which row belongs to a target word is the `offset`. Row t is computed in the step that reads y_{t-1} and predicts y_t.
 
-- `predicted`: word y_t takes row t, the one whose context its prediction uses. This holds for every placement: `before`
-  attends from h_{t-1}, which has read up to y_{t-2}, `between` and `after` from a state that has read y_{t-1}, but each
-  adds that context to what predicts y_t, and nothing else gives the step a source word.
-- `input`: word y_t takes row t + 1, of the step that reads it: y_t is then known to the query. Luong et al. (2015,
-  footnote 14, and their released code) align content-based weights in this way, and location-based ones, whose query
-  looks ahead, to the predicted word.
+- `predicted`: word y_t takes row t, whose context enters its prediction. So it is for every placement: `before` attends
+  from h_{t-1}, which has read no more than y_{t-2}, `between` and `after` from a state that has read y_{t-1}, and all
+  of them predict y_t from that context. None of these queries has seen y_t.
+- `input`: word y_t takes row t + 1, of the step that reads it; only that query knows the word. Luong et al. (2015,
+  footnote 14, and their released code) align content-based weights so, with four layers between word and query; their
+  location-based weights belong to the predicted word.
+
+The default is `predicted` for all placements and scores. On reversed sequences one-layer models with content-based
+scores come to an AER of 0.1 or less with it, and above 80 with `input`, in all three placements; on German and English
+text additive attention placed `after`, with input feeding, comes to 67 and 86 (README). Deep decoders may differ.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

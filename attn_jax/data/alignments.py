@@ -40,6 +40,11 @@ class Aligned:
         )
         return Aligned(self.languages[::-1], self.targets, self.sources, links, self.notes)
 
+    def lowered(self) -> "Aligned":
+        """The texts in lower case."""
+        sources, targets = (tuple(text.lower() for text in side) for side in (self.sources, self.targets))
+        return dataclasses.replace(self, sources=sources, targets=targets)
+
 
 STORIES = (
     ("ChatBotte", "MasterCat"),
