@@ -114,11 +114,16 @@ def links(weights: np.ndarray, method: str = "argmax", threshold: float = 0.0) -
 
     Raises UserError on an unknown method.
     """
-    if method not in METHODS:
-        raise unknown("method of alignment", method, METHODS)
+    choose = _method(method)
     if not weights.size:
         return frozenset()
-    return frozenset((i, j) for i, j in METHODS[method](weights) if weights[j, i] > 0 and weights[j, i] >= threshold)
+    return frozenset((i, j) for i, j in choose(weights) if weights[j, i] > 0 and weights[j, i] >= threshold)
+
+
+def _method(name: str) -> Callable[[np.ndarray], Iterable[Link]]:
+    if name not in METHODS:
+        raise unknown("method of alignment", name, METHODS)
+    return METHODS[name]
 
 
 def align(
@@ -140,7 +145,7 @@ def align(
     """
     if offset not in OFFSETS:
         raise unknown("offset", offset, OFFSETS)
-    links(np.zeros((1, 1)), method)
+    _method(method)
     numbers = [(source.word_numbers(s), target.word_numbers(t)) for s, t in pairs]
     places = [n for n, (s, t) in enumerate(numbers) if s and t]
     encoded = [(source.encode(pairs[n][0]), [*target.encode(pairs[n][1]), EOS]) for n in places]

@@ -45,7 +45,13 @@ def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("align")
     dataset = data.load(DATA, data_dir=str(path / "data"))
     changes = {"embedding.size": 32, "encoder.size": 32, "decoder.size": 64, "score": "additive"}
-    changes |= {"optim.learning_rate": 0.01, "train.steps": 300, "train.eval_every": 300, "train.select": "last"}
+    changes |= {
+        "optim.learning_rate": 0.01,
+        "train.steps": 300,
+        "train.eval_every": 300,
+        "train.batch_size": 64,
+        "train.select": "last",
+    }
     variants = sweep.variants(dataset, changes, {})
     study.run(variants, seeds=[0, 1], out=str(path), corpora=study.Corpora(lambda name: dataset))
     by_seed = {json.loads((run / "config.json").read_text())["seed"]: run for run in (path / "runs").iterdir()}
