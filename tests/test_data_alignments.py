@@ -86,7 +86,7 @@ def test_files_that_were_changed_or_are_missing(manual_dir: Path, tmp_path: Path
     (folder / "de-en.wa").write_text(text.replace("0-0 1-1 2-2 4-3", "0-0 1-1 2-2 4-99", 1), encoding="utf-8")
     with pytest.raises(UserError, match=r"de-en.wa:1: link 4-99 points outside its pair of 20 source and 17 target"):
         load("bicici", tmp_path)
-    (folder / "de-en.wa").write_text(text.replace("12-16", "12-6", 1), encoding="utf-8")
+    (folder / "de-en.wa").write_text(text.replace("11-6 12-16", "11-6 12-6", 1), encoding="utf-8")
     assert load("bicici", tmp_path).notes == ("bicici_de_en_align/de-en.wa differs from the published file",)
     (folder / "test.en").write_text("one\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"test.de has 100 lines but .*test.en has 1 lines"):
