@@ -8,8 +8,8 @@ Which row belongs to a target word is the `offset`. Row t is computed in the ste
 - `predicted`: word y_t takes row t, whose context enters its prediction. So it is for every placement: `before` attends
   from h_{t-1}, which has read no more than y_{t-2}, `between` and `after` from a state that has read y_{t-1}, and all
   of them predict y_t from that context. None of these queries has seen y_t.
-- `input`: word y_t takes row t + 1, of the step that reads it; only that query knows the word. Luong et al. (2015,
-  footnote 14, and their released code) align content-based weights so, with four layers between word and query; their
+- `input`: word y_t takes row t + 1, of the step that reads it; with `between` and `after` its query knows the word.
+  Luong et al. (2015, footnote 14, and their released code) align content-based weights of four-layer decoders so; their
   location-based weights belong to the predicted word.
 
 The default is `predicted` for all placements and scores. On reversed sequences one-layer models with content-based

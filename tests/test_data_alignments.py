@@ -89,7 +89,7 @@ def test_files_that_were_changed_or_are_missing(manual_dir: Path, tmp_path: Path
     (folder / "de-en.wa").write_text(text.replace("11-6 12-16", "11-6 12-6", 1), encoding="utf-8")
     assert load("bicici", tmp_path).notes == ("bicici_de_en_align/de-en.wa differs from the published file",)
     (folder / "test.en").write_text("one\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"test.de has 100 lines but .*test.en has 1 lines"):
+    with pytest.raises(UserError, match=r"test.de has 100 lines but .*test.en has 1: "):
         load("bicici", tmp_path)
     with pytest.raises(UserError, match="unknown gold alignment 'alib': did you mean 'alibi'"):
         load("alib", tmp_path)
