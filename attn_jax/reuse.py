@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, results, sweep
+from attn_jax import alignment, checkpoint, evaluation, results, sweep
 from attn_jax import config as configs
 from attn_jax.config import Config
+from attn_jax.data.alignments import Link
 from attn_jax.data.corpus import Corpus, encode, pad
 from attn_jax.data.datasets import Dataset
 from attn_jax.data.text import PAD, TextCodec
@@ -75,6 +76,18 @@ class Run:
             kept = weights[: len(shown), ..., : len(row)] if weights.shape[-1] else None
             outputs.append(Output(self.target.decode(symbols), shown, self.source.tokens(text), kept))
         return outputs
+
+    def align(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        method: str = "argmax",
+        offset: str = "predicted",
+        threshold: float = 0.0,
+    ) -> list[frozenset[Link]]:
+        """The links (source word, target word), from 0, between given texts and targets: see `alignment.align`."""
+        options: dict[str, Any] = {"method": method, "offset": offset, "threshold": threshold}
+        return alignment.align(self.model, self.params, self.source, self.target, pairs, **options)
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """The metrics on a split of the data that the run was fitted to. Raises UserError on an unknown split."""

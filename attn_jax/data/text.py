@@ -233,6 +233,32 @@ class TextCodec:
         """The numbers of a text's symbols, without beginning and end of sentence."""
         return [self.vocabulary.id(token) for token in self.tokens(text)]
 
+    def word_numbers(self, text: str) -> list[int]:
+        """For every symbol of a text the word that it is a part of, counted from 0; -1 for a space.
+
+        Words are what stands between ASCII spaces; a BPE piece that is only a space begins the word after it. Raises
+        UserError where the symbols do not show words.
+        """
+        if self.unit == "tagged_characters":
+            raise UserError("tagged_characters: a lemma and its tags are no words of a sentence")
+        if self.unit == "words":
+            return list(range(len(self.tokens(text))))
+        numbers, word, inside = [], -1, False
+        for symbol in self.tokens(text):
+            own = -1
+            for character in symbol.replace("▁", " ") if self.unit == "bpe" else symbol:
+                word += character != " " and not inside
+                inside = character != " "
+                own = word if inside else own
+            numbers.append(own)
+        if self.unit == "bpe":
+            for place in range(len(numbers) - 2, -1, -1):
+                if numbers[place] == -1:
+                    numbers[place] = numbers[place + 1]
+        if {*numbers} - {-1} != {*range(len(words(text)))}:
+            raise UserError(f"'{text}': its words cannot be told from its pieces; U+2581 stands for a space there")
+        return numbers
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text before the first end of sentence, without padding and beginnings; `<unk>` is shown."""
         symbols = []
