@@ -1,14 +1,15 @@
-"""Writes tests/arrays/{lstm,gru,rnn}.npz: what PyTorch's recurrent layers compute, with which tests/test_torch.py compares.
+"""Writes tests/arrays/{lstm,gru,rnn}.npz: what PyTorch's recurrent layers compute, for tests/test_torch.py.
 
 PyTorch is no dependency of anything else here. To write the arrays again:
 
     python -m venv /tmp/torch && /tmp/torch/bin/pip install torch numpy
     /tmp/torch/bin/python scripts/torch_arrays.py
 
-A file holds the versions of PyTorch and NumPy, and, for every case `DIRECTION-LAYERS`, weights, inputs, lengths, and the
-factors of the loss sum(outputs * output_factors) + sum(last * last_factors); then, computed in each precision, the
-padded outputs [B, T, D H], the last state of every layer and direction [L D, B, H], and the gradient of the loss with
-respect to inputs and weights. `reversed` is the one-directional layer on each sequence turned around within its length.
+A file holds the versions of PyTorch and NumPy, the lengths of the sequences, and, for every case `DIRECTION-LAYERS`,
+weights, inputs and the factors of the loss sum(outputs * output_factors) + sum(last * last_factors); then, computed in
+each precision, the padded outputs [B, T, D H], the last state of every layer and direction [L D, B, H], and the
+gradient of the loss with respect to inputs and weights. `reversed` is the one-directional layer on each sequence turned
+around within its length.
 """
 
 from pathlib import Path
@@ -69,6 +70,7 @@ def case(cell: str, direction: str, layers: int, draw: np.random.Generator) -> d
 
 
 def main() -> None:
+    """Writes a file for each cell."""
     folder = Path(__file__).resolve().parent.parent / "tests" / "arrays"
     folder.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sacrebleu
 import tiny
 
 from attn_jax import evaluation
@@ -134,6 +135,34 @@ def test_text_is_scored_as_the_data_set_and_the_configuration_say(changes, expec
     config = tiny.changed(tiny.config(), changes)
     corpus = encode(tiny.dataset(metric="bleu", tokenize="13a", normalization="logic"), config)
     assert evaluation.scoring(corpus, config) == expected
+
+
+def test_text_is_scored_not_its_pieces():
+    """Outputs that are the references, but for one whose last word is missing, of a BPE target side."""
+    texts = ["low lower lowest", "new newer newest low", "lowest newest new lower", "newer lower new low low"]
+    pairs = [(text, text) for text in texts * 4]
+    data = tiny.with_splits(tiny.dataset(metric="bleu"), train=pairs, dev=pairs[:1], test=pairs[:4])
+    config = tiny.config(data__target_unit="bpe", data__bpe_size=20)
+    corpus = encode(data, config)
+    outputs = [corpus.target.encode(text) for text in (*texts[:3], texts[3].removesuffix(" low"))]
+    assert max(map(len, outputs)) > 6, "words are made of several pieces"
+
+    model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
+    evaluator = Evaluator(model, corpus, "test", max_output=40)
+
+    def search(params, sources, targets, decode):
+        shape = (sources.shape[0], 1)
+        found = [np.pad([*ids, EOS], (0, 39 - len(ids))) for ids in np.take(np.array(outputs, object), order.pop(0))]
+        return (np.zeros(shape),) * 3, np.ones(shape), np.array(found).reshape(*shape, -1, 40)
+
+    order = list(evaluator._index)
+    evaluator._evaluate = search
+    (evaluated,) = evaluator({"": np.zeros(1)})
+    predictions = [*texts[:3], texts[3].removesuffix(" low")]
+    assert evaluated.predictions == predictions
+    assert evaluated.metrics["bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(predictions, [texts], tokenize="none").score
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,7 @@ def at_cells(encoder, weights):
     for layer, directions in enumerate(encoder.layers):
         for number, _ in enumerate(directions):
             suffix = f"l{layer}" + ("_reverse" if number else "")
-            part = {
-                name: weights[f"{name}_{suffix}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            }
+            part = {name: weights[f"{name}_{suffix}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
             path = f"layers.{layer}.{number}"
             found[f"{path}.kernels.0"] = part["weight_ih"].T
             found[f"{path}.recurrent"] = part["weight_hh"].T
@@ -81,7 +79,7 @@ def test_outputs_last_states_and_gradients_are_those_of_pytorch(cell, direction,
     lengths, size = arrays["lengths"], case["weights/weight_hh_l0"].shape[1]
     changes = {"encoder": direction, "encoder.layers": layers, "encoder.size": size, "cell.forget_bias": 0.0}
     config = reference.tiny(cell=cell, **changes)
-    batch, steps, width = case["inputs"].shape
+    _, steps, width = case["inputs"].shape
     mask = np.arange(steps)[None] < lengths[:, None]
     factors = case["output_factors"], reference.under(case, "last_factors/")
     states = ("h", "c") if cell == "lstm" else ("h",)
