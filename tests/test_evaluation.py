@@ -89,6 +89,15 @@ def test_loss_alone(setting):
 
 def test_attention_maps(setting):
     corpus, model, params = setting
+    start = jax.jit(lambda p, source: model.bind(p).decoder.start(model.bind(p).encode(source, source != PAD)))
+    step = jax.jit(lambda p, state, last, prepared: model.bind(p).decoder.step(state, last, prepared))
+
+    def single(run):
+        return {name: value[run] for name, value in params.items()}
+
+    def padded(source):
+        return jnp.asarray(np.pad(source, (0, 10 - len(source))))[None]
+
     maps = evaluation.attention_maps(model, params, corpus, "test", [4, 1], LIMIT)
     predictions = [run.predictions for run in Evaluator(model, corpus, "test", max_output=LIMIT)(params)]
     for run in range(RUNS):
@@ -99,7 +108,12 @@ def test_attention_maps(setting):
             assert " ".join(symbols) == predictions[run][example]
             assert ended or len(symbols) == LIMIT
             assert np.shape(shown["weights"]) == (len(shown["target"]), len(shown["source"]))
-            np.testing.assert_allclose(np.sum(shown["weights"], axis=1), 1, atol=1e-3)
+            # Row t has the weights with which symbol t was predicted.
+            state, prepared, last = *start(single(run), padded(corpus.encoded["test"][example][0])), BOS
+            for row, symbol in zip(shown["weights"], shown["target"], strict=True):
+                state, _, weights = step(single(run), state, jnp.array([last]), prepared)
+                np.testing.assert_allclose(row, weights[0, : len(row)], atol=1e-4)
+                last = list(corpus.target.vocabulary.symbols).index(symbol)
 
 
 def test_length_limit(setting):
