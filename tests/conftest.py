@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ["ATTN_JAX_CACHE"] = str(ROOT / ".pytest_cache" / "xla")
+# Compiling is most of what these tests do; XLA's newer way to emit fused loops doubles it.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
@@ -21,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["ATTN_JAX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-# Compiling is most of what these tests do, and the programs are tiny.
+# The programs are tiny.
 jax.config.update("jax_disable_most_optimizations", True)
 
 from data_dir import manual_dir  # noqa: E402, F401

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sacrebleu
 import tiny
 
 from attn_jax import evaluation
@@ -88,6 +89,15 @@ def test_loss_alone(setting):
 
 def test_attention_maps(setting):
     corpus, model, params = setting
+    start = jax.jit(lambda p, source: model.bind(p).decoder.start(model.bind(p).encode(source, source != PAD)))
+    step = jax.jit(lambda p, state, last, prepared: model.bind(p).decoder.step(state, last, prepared))
+
+    def single(run):
+        return {name: value[run] for name, value in params.items()}
+
+    def padded(source):
+        return jnp.asarray(np.pad(source, (0, 10 - len(source))))[None]
+
     maps = evaluation.attention_maps(model, params, corpus, "test", [4, 1], LIMIT)
     predictions = [run.predictions for run in Evaluator(model, corpus, "test", max_output=LIMIT)(params)]
     for run in range(RUNS):
@@ -98,7 +108,12 @@ def test_attention_maps(setting):
             assert " ".join(symbols) == predictions[run][example]
             assert ended or len(symbols) == LIMIT
             assert np.shape(shown["weights"]) == (len(shown["target"]), len(shown["source"]))
-            np.testing.assert_allclose(np.sum(shown["weights"], axis=1), 1, atol=1e-3)
+            # Row t has the weights with which symbol t was predicted.
+            state, prepared, last = *start(single(run), padded(corpus.encoded["test"][example][0])), BOS
+            for row, symbol in zip(shown["weights"], shown["target"], strict=True):
+                state, _, weights = step(single(run), state, jnp.array([last]), prepared)
+                np.testing.assert_allclose(row, weights[0, : len(row)], atol=1e-4)
+                last = list(corpus.target.vocabulary.symbols).index(symbol)
 
 
 def test_length_limit(setting):
@@ -134,6 +149,34 @@ def test_text_is_scored_as_the_data_set_and_the_configuration_say(changes, expec
     config = tiny.changed(tiny.config(), changes)
     corpus = encode(tiny.dataset(metric="bleu", tokenize="13a", normalization="logic"), config)
     assert evaluation.scoring(corpus, config) == expected
+
+
+def test_text_is_scored_not_its_pieces():
+    """Outputs that are the references, but for one whose last word is missing, of a BPE target side."""
+    texts = ["low lower lowest", "new newer newest low", "lowest newest new lower", "newer lower new low low"]
+    pairs = [(text, text) for text in texts * 4]
+    data = tiny.with_splits(tiny.dataset(metric="bleu"), train=pairs, dev=pairs[:1], test=pairs[:4])
+    config = tiny.config(data__target_unit="bpe", data__bpe_size=20)
+    corpus = encode(data, config)
+    outputs = [corpus.target.encode(text) for text in (*texts[:3], texts[3].removesuffix(" low"))]
+    assert max(map(len, outputs)) > 6, "words are made of several pieces"
+
+    model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
+    evaluator = Evaluator(model, corpus, "test", max_output=40)
+
+    def search(params, sources, targets, decode):
+        shape = (sources.shape[0], 1)
+        found = [np.pad([*ids, EOS], (0, 39 - len(ids))) for ids in np.take(np.array(outputs, object), order.pop(0))]
+        return (np.zeros(shape),) * 3, np.ones(shape), np.array(found).reshape(*shape, -1, 40)
+
+    order = list(evaluator._index)
+    evaluator._evaluate = search
+    (evaluated,) = evaluator({"": np.zeros(1)})
+    predictions = [*texts[:3], texts[3].removesuffix(" low")]
+    assert evaluated.predictions == predictions
+    assert evaluated.metrics["bleu"] == pytest.approx(
+        sacrebleu.corpus_bleu(predictions, [texts], tokenize="none").score
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,42 @@ def test_sparse_weights_of_large_shifted_and_tied_scores(x64, name):
     assert (weights == 0).sum() >= 6
 
 
+def jacobian(name, w):
+    """Of the weights w with respect to the scores: (diag(s) - s s' / sum s) with s the share of each position."""
+    s = {"sparsemax": (w > 0).astype(float), "entmax15": np.sqrt(w), "softmax": w}[name]
+    return np.diag(s) - np.outer(s, s) / s.sum()
+
+
+@pytest.mark.parametrize("name", ["softmax", "sparsemax", "entmax15"])
+def test_jacobians_are_the_published_ones_and_the_finite_differences(x64, name):
+    """Martins and Astudillo 2016, equation 9; Peters et al. 2019, proposition 2. Long, sparse, masked, tied rows."""
+    draw, normalize = np.random.default_rng(3), NORMALIZERS[name]()
+    rows = draw.normal(size=(24, 12)) * np.geomspace(0.05, 8, 24)[:, None]
+    rows[5, 3] = rows[5, 7]
+    mask = draw.random(rows.shape) < np.linspace(1, 0.3, 24)[:, None]
+    mask[:, 0] = True
+
+    weights = jax.jit(normalize)
+    derivatives = jax.jit(jax.vmap(jax.jacrev(normalize)))
+    forwards = jax.jit(jax.vmap(jax.jacfwd(normalize)))
+    found, reverse, forward = (np.asarray(f(rows, mask)) for f in (weights, derivatives, forwards))
+    step, sparse = 1e-6, 0
+    for n, (row, kept) in enumerate(zip(rows, mask, strict=True)):
+        w = np.zeros(12)
+        w[kept] = DEFINITIONS[name](row[kept])
+        sparse += (w[kept] == 0).any()
+        np.testing.assert_allclose(found[n], w, rtol=1e-9, atol=1e-12)
+        expected = np.zeros((12, 12))
+        expected[np.ix_(kept, kept)] = jacobian(name, w[kept])
+        # The square root of a bisected weight near zero has half its digits.
+        np.testing.assert_allclose(reverse[n], expected, atol=1e-6 if name == "entmax15" else 1e-10)
+        np.testing.assert_allclose(forward[n], reverse[n], atol=1e-12)
+        for j in np.flatnonzero(kept):
+            ends = [DEFINITIONS[name]((row + sign * step * np.eye(12)[j])[kept]) for sign in (1, -1)]
+            np.testing.assert_allclose(reverse[n][kept, j], (ends[0] - ends[1]) / (2 * step), atol=1e-5)
+    assert sparse > 5 or name == "softmax"
+
+
 def test_entmax_lies_between_softmax_and_sparsemax():
     rows, mask = jnp.array([[0.9, 0.3, -0.2, -1.5]]), jnp.ones((1, 4), bool)
     largest = [float(NORMALIZERS[name]()(rows, mask).max()) for name in ("softmax", "entmax15", "sparsemax")]

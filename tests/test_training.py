@@ -20,12 +20,6 @@ def test_group_equals_lone_run(mechanism):
     properties.group_equals_lone_run(tiny.config(**mechanism))
 
 
-@MECHANISMS
-@pytest.mark.usefixtures("x64")
-def test_padding_and_batch_size_change_nothing(mechanism):
-    properties.padding_changes_nothing(tiny.config(**mechanism))
-
-
 def test_group_equals_lone_run_for_one_step_in_single_precision():
     config = tiny.config(cell="gru", score="additive", input_feeding="attentional")
     corpus, runs = encode(tiny.dataset(), config), properties.members(config, properties.MEMBERS[:3])
