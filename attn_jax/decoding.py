@@ -22,11 +22,12 @@ class Decoded(NamedTuple):
 
 def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> Decoded:
     """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols."""
-    state, prepared = model.decoder.start(model.encode(source, mask))
+    state, prepared = model.decoder.start(model.encode(source, mask), max_length)
     batch = source.shape[0]
-    width = source.shape[1] if prepared.prepared is not None else 0
+    first = jnp.full((batch,), BOS, jnp.int32)
+    _, _, row = jax.eval_shape(model.decoder.step, state, first, prepared)
     tokens = jnp.full((batch, max_length), PAD, jnp.int32)
-    weights = jnp.zeros((batch, max_length, width), state.feed.dtype)
+    weights = jnp.zeros((batch, max_length, *row.shape[1:]), row.dtype)
 
     def unfinished(loop: tuple) -> Array:
         step, _, _, done, _, _ = loop
@@ -43,6 +44,6 @@ def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], 
         return t + 1, state, chosen, done | (chosen == EOS), tokens, weights
 
     # A source without symbols is padding of the batch: done before it starts.
-    start = (0, state, jnp.full((batch,), BOS, jnp.int32), ~jnp.any(mask, axis=1), tokens, weights)
+    start = (0, state, first, ~jnp.any(mask, axis=1), tokens, weights)
     *_, tokens, weights = jax.lax.while_loop(unfinished, step, start)
     return Decoded(tokens, weights)

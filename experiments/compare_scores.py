@@ -22,6 +22,7 @@ from attn_jax.windows import WINDOWS
 
 cli.define_study_flags(
     {
+        "model": lambda: config.choices("model"),
         "score": lambda: [*SCORES, NONE],
         "cell": lambda: CELLS,
         "encoder": lambda: DIRECTIONS,
