@@ -109,7 +109,9 @@ class Transformer:
     feedforward: int = _field(512, "hidden width of the feed-forward sublayers", positive=True)
     window: int = _field(0, "self-attention reaches that many positions to each side (the decoder's: back); 0: all")
     norm: Literal["post", "pre"] = _field(
-        "post", "layer norm after each sublayer and its residual (Vaswani et al. 2017), or before the sublayer"
+        "pre",
+        "layer norm before each sublayer, which trains at a constant rate, or after it and its residual (post; Vaswani "
+        "et al. 2017), which wants warmup",
     )
 
 
