@@ -112,12 +112,35 @@ class Combine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transformer:
+    """The sizes of a transformer, which shares no other mechanism field with the recurrent model."""
+
+    size: int = _field(128, "width d of embeddings and of every layer's input and output", positive=True)
+    heads: int = _field(4, "heads of every attention, each of width size / heads", positive=True)
+    encoder_layers: int = _field(2, "layers of the encoder", positive=True)
+    decoder_layers: int = _field(2, "layers of the decoder", positive=True)
+    feedforward: int = _field(512, "hidden width of the feed-forward sublayers", positive=True)
+    window: int = _field(0, "self-attention reaches that many positions to each side (the decoder's: back); 0: all")
+    norm: Literal["post", "pre"] = _field(
+        "pre",
+        "layer norm before each sublayer, which trains at a constant rate, or after it and its residual (post; Vaswani "
+        "et al. 2017), which wants warmup",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Dropout:
     """Dropout rates by site."""
 
     embedding: float = _field(0.0, "rate on source and target embeddings", traced=True, upper=0.99)
-    layer: float = _field(0.0, "rate on the input of every recurrent layer but the first", traced=True, upper=0.99)
+    layer: float = _field(
+        0.0,
+        "rate on the input of every recurrent layer but the first; of a transformer, on the output of every sublayer",
+        traced=True,
+        upper=0.99,
+    )
     recurrent: float = _field(0.0, "rate on the recurrent state, one mask for all steps", traced=True, upper=0.99)
+    attention: float = _field(0.0, "rate on a transformer's attention weights", traced=True, upper=0.99)
     readout: float = _field(0.0, "rate on the vector before the output projection", traced=True, upper=0.99)
     word: float = _field(0.0, "rate at which whole symbols are dropped from the input", traced=True, upper=0.99)
 
@@ -206,6 +229,7 @@ class Config:
     """One run."""
 
     data: Data = Data()
+    model: Literal["recurrent", "transformer"] = _field("recurrent", "kind of encoder-decoder")
     cell: Cell = Cell()
     embedding: Embedding = Embedding()
     encoder: Encoder = Encoder()
@@ -223,6 +247,7 @@ class Config:
     )
     input_feeding: str = _field("none", "what else enters the next step")
     readout: str = _field("projection", "what the output projection sees")
+    transformer: Transformer = Transformer()
     precision: Literal["float32", "bfloat16"] = _field(
         "float32", "operands of matrix products; accumulation and parameters stay float32"
     )
@@ -233,6 +258,16 @@ class Config:
     train: Train = Train()
     decode: Decode = Decode()
     seed: int = _field(0, "random seed of the run", traced=True)
+
+
+MODEL_FIELDS = {
+    "recurrent": (
+        *("cell", "embedding", "encoder", "bridge", "decoder", "score", "normalizer", "window", "combine"),
+        *("placement", "input_feeding", "readout", "coverage", "dropout.recurrent", "loss.coverage"),
+    ),
+    "transformer": ("transformer", "dropout.attention"),
+}
+"""Sections and fields that matter to one kind of model alone; all others matter to every kind."""
 
 
 # -- paths ----------------------------------------------------------------------------------------------------------
@@ -257,6 +292,12 @@ def resolve(path: str) -> str:
     if f"{path}.name" in paths:
         return f"{path}.name"
     raise unknown("configuration field", path, paths)
+
+
+def matters(model: str, path: str) -> bool:
+    """Whether a field, by its full path, can matter to that kind of model."""
+    others = [part for kind, parts in MODEL_FIELDS.items() if kind != model for part in parts]
+    return not any(path == part or path.startswith(f"{part}.") for part in others)
 
 
 def choices(path: str) -> tuple[str, ...]:

@@ -204,8 +204,11 @@ class Decoder(nnx.Module):
         else:
             self.output = Dense(self.readout.size, vocabulary, init=init, dtype=dtype)
 
-    def start(self, memory: Memory) -> tuple[State, Source]:
-        """The state before the first step, and what all steps need of the source."""
+    def start(self, memory: Memory, max_length: int = 0) -> tuple[State, Source]:
+        """The state before the first step, and what all steps need of the source.
+
+        max_length: most steps that will follow, for decoders whose state grows with them; this one's does not.
+        """
         batch, dtype = memory.states.shape[0], memory.states.dtype
         if self.core.attention is None and self.core.feeding == "context":
             prepared, feed = None, memory.summary[0][:, -1]

@@ -22,10 +22,10 @@ class Decoded(NamedTuple):
 
 def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> Decoded:
     """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols."""
-    state, prepared = model.decoder.start(model.encode(source, mask))
+    state, prepared = model.decoder.start(model.encode(source, mask), max_length)
     batch = source.shape[0]
     first = jnp.full((batch,), BOS, jnp.int32)
-    row = jax.eval_shape(model.decoder.step, state, first, prepared)[2]
+    _, _, row = jax.eval_shape(model.decoder.step, state, first, prepared)
     tokens = jnp.full((batch, max_length), PAD, jnp.int32)
     weights = jnp.zeros((batch, max_length, *row.shape[1:]), row.dtype)
 

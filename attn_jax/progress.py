@@ -23,7 +23,8 @@ class Console:
         seeds = [member.seed for member in members]
         varied = [path for path in differences(list(members)) if path != "seed"]
         first = members[0]
-        parts = [first.data.dataset, first.score.name, first.cell.name, f"{len(members)} runs"]
+        kind = [first.score.name, first.cell.name] if first.model == "recurrent" else [first.model]
+        parts = [first.data.dataset, *kind, f"{len(members)} runs"]
         if len(set(seeds)) > 1:
             parts.append(f"seeds {min(seeds)}-{max(seeds)}")
         parts += [f"{path} {', '.join(str(get(m, path)) for m in members)}" for path in varied]

@@ -18,12 +18,15 @@ from attn_jax.metrics import higher_is_better
 from attn_jax.results import read_json, read_lines
 
 # Values that name themselves; every other field is written field=value in a variant's label.
-_BARE = ("score.name", "cell.name", "encoder.name")
+_BARE = ("model", "score.name", "cell.name", "encoder.name")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: its flat configuration, the fingerprint of its data and, once it is done, its result."""
+    """One run: its flat configuration, the fingerprint of its data and, once it is done, its result.
+
+    config: without the fields that matter to other kinds of model alone.
+    """
 
     run_id: str
     folder: Path
@@ -198,7 +201,14 @@ def _run(folder: Path) -> Run:
     else:
         data = folder / "data.json"
         fingerprint = read_json(data, results.DATA)["fingerprint"] if data.exists() else "unknown"
-    return Run(folder.name, folder, configs.flatten(stored), fingerprint, result)
+    flat = configs.flatten(stored)
+    config = {path: value for path, value in flat.items() if _matters(flat, path)}
+    return Run(folder.name, folder, config, fingerprint, result)
+
+
+def _matters(flat: Mapping[str, Any], path: str) -> bool:
+    """Whether a field can matter to the kind of model that a flat configuration names."""
+    return configs.matters(flat.get("model", "recurrent"), path)
 
 
 def _program(path: Path) -> Mapping[str, Any]:
@@ -247,15 +257,18 @@ def _variants(runs: Sequence[Run]) -> list[Variant]:
 
 
 def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The paths, but the seed, at which flat configurations are not all equal, as declared."""
+    """The paths, but the seed, at which flat configurations are not all equal, as declared.
+
+    Only those count to whose kind of model the field matters.
+    """
     paths = dict.fromkeys(path for flat in flats for path in flat if path != "seed")
-    return [path for path in paths if len({json.dumps(flat.get(path)) for flat in flats}) > 1]
+    return [path for path in paths if len({json.dumps(flat.get(path)) for flat in flats if _matters(flat, path)}) > 1]
 
 
 def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     """The shortest names that tell variants apart, e.g. "dot, lstm" or "dot, learning_rate=0.01".
 
-    Score and cell come first. A field that tells no two variants apart that are not told apart already (a
+    Model, score and cell come first. A field that tells no two variants apart that are not told apart already (a
     size that goes with another size) is left out.
     """
     paths = differing(flats)
@@ -264,7 +277,7 @@ def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     for path in paths:
         if len({_key(flat, [*chosen, path]) for flat in flats}) > len({_key(flat, chosen) for flat in flats}):
             chosen.append(path)
-    chosen = chosen or ["score.name", "cell.name"]
+    chosen = chosen or [path for path in ("score.name", "cell.name") if _matters(flats[0], path)] or ["model"]
     short = [path.removesuffix(".name").split(".")[-1] for path in chosen]
     names = [
         path.removesuffix(".name") if short.count(name) > 1 else name for path, name in zip(chosen, short, strict=True)
@@ -273,13 +286,14 @@ def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join(
             show(flat.get(path)) if path in _BARE else f"{name}={show(flat.get(path))}"
             for path, name in zip(chosen, names, strict=True)
+            if _matters(flat, path)
         )
         for flat in flats
     ]
 
 
 def _key(flat: Mapping[str, Any], paths: Sequence[str]) -> str:
-    return json.dumps([flat.get(path) for path in paths])
+    return json.dumps([flat.get(path) if _matters(flat, path) else None for path in paths])
 
 
 def show(value: Any) -> str:

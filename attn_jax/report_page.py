@@ -108,7 +108,8 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "varying": varying,
         "shared": {
             path: show(value)
-            for path, value in section.variants[0].config.items()
+            for variant in section.variants
+            for path, value in variant.config.items()
             if path not in varying and path != "seed"
         },
     }

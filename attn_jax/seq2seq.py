@@ -1,7 +1,7 @@
 """The whole model: `build(config, ...)`, and `check(config)`, which refuses every illegal combination by name."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,63 @@ from attn_jax import config as configs
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
-from attn_jax.config import Config
+from attn_jax.config import Config, matters
 from attn_jax.decoder import FEEDINGS, Decoder
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
-from attn_jax.layers import EMBEDDINGS, Initializer, Noise, input_mask, masked
+from attn_jax.layers import EMBEDDINGS, Dense, Initializer, Noise, input_mask, masked
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
 from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
+from attn_jax.transformer import Transformer
 from attn_jax.windows import WINDOWS
 
 
-class Seq2Seq(nnx.Module):
+class AnyDecoder(Protocol):
+    """What training and search need of a decoder, recurrent or not.
+
+    Leaves of state and source have a leading batch axis, but for scalars, which the batch shares. Weights have S = 0
+    without attention.
+    """
+
+    @property
+    def output(self) -> Dense:
+        """The output projection: features to logits."""
+
+    def start(self, memory: Memory, max_length: int = ...) -> tuple[Any, Any]:
+        """The state before the first of at most `max_length` steps, and what all steps need of the source."""
+
+    def step(self, state: Any, tokens: Int[Array, " B"], source: Any) -> tuple[Any, Array, Array]:
+        """One step after `tokens`: state, logits [B, V], weights [B, S]."""
+
+    def teacher_forced(
+        self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None
+    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T S"]]:
+        """Vectors before the output projection, and weights, given the previous symbols of all steps."""
+
+
+class Seq2Seq(Protocol):
+    """What training, search and evaluation need of a model, recurrent or not."""
+
+    @property
+    def decoder(self) -> AnyDecoder:
+        """Writes the target."""
+
+    def encode(self, source: Int[Array, "B S"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
+        """Source ids to memory."""
+
+    def teacher_forced(
+        self,
+        source: Int[Array, "B S"],
+        mask: Bool[Array, "B S"],
+        inputs: Int[Array, "B T"],
+        noise: Noise | None = None,
+    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T S"]]:
+        """Vectors before the output projection, and attention weights, given the previous target symbols."""
+
+
+class Recurrent(nnx.Module):
     """A recurrent encoder-decoder."""
 
     def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
@@ -60,8 +104,9 @@ class Model:
         self._graph, state = nnx.split(abstract, nnx.Param)
         self._paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
 
-    def _make(self, key: Key[Array, ""]) -> Seq2Seq:
-        return Seq2Seq(self.config, self.source_size, self.target_size, rngs=nnx.Rngs(params=key), dtype=self.dtype)
+    def _make(self, key: Key[Array, ""]) -> Recurrent | Transformer:
+        kind = Transformer if self.config.model == "transformer" else Recurrent
+        return kind(self.config, self.source_size, self.target_size, rngs=nnx.Rngs(params=key), dtype=self.dtype)
 
     def init(self, key: Key[Array, ""]) -> dict[str, Array]:
         """First parameters. Jit this: eager initialisation takes seconds."""
@@ -95,14 +140,12 @@ def check(config: Config) -> None:
     if config.input_feeding not in FEEDINGS:
         raise unknown("input_feeding", config.input_feeding, FEEDINGS)
     READOUTS.check(config.readout)
-    if config.score.name == NONE:
-        if config.placement != "after":
-            raise UserError(f"score=none with placement={config.placement}: there is no attention to place")
-        if config.bridge == "zero" and config.input_feeding != "context":
-            raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
-    elif config.placement != "after" and config.input_feeding == "context":
+    if config.model == "recurrent":
+        _check_attention(config)
+    elif config.train.teacher_forcing != 1:
         raise UserError(
-            f"placement={config.placement} with input_feeding=context: the context enters the cells already"
+            f"model={config.model} with train.teacher_forcing={config.train.teacher_forcing}: only recurrent models "
+            "train on their own output"
         )
     if config.optim.schedule == "warmup" and not config.optim.warmup_share:
         raise UserError(
@@ -112,9 +155,23 @@ def check(config: Config) -> None:
     Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
 
 
+def _check_attention(config: Config) -> None:
+    if config.score.name == NONE:
+        if config.placement != "after":
+            raise UserError(f"score=none with placement={config.placement}: there is no attention to place")
+        if config.bridge == "zero" and config.input_feeding != "context":
+            raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
+    elif config.placement != "after" and config.input_feeding == "context":
+        raise UserError(
+            f"placement={config.placement} with input_feeding=context: the context enters the cells already"
+        )
+
+
 def canonical(config: Config) -> Config:
     """The configuration with every field that cannot matter at its default, so that equal runs have one id."""
     default = Config()
+    other = {path: configs.get(default, path) for path, _, _ in configs.fields() if not matters(config.model, path)}
+    config = configs.override(config, other)
     changes: dict[str, Any] = {}
     score = config.score.name
     if score == NONE:
@@ -151,7 +208,7 @@ def canonical(config: Config) -> Config:
         changes["cell.forget_bias"] = default.cell.forget_bias
     if config.init.name not in ("uniform", "normal"):
         changes["init.scale"] = default.init.scale
-    if config.encoder.layers == 1 and config.decoder.layers == 1:
+    if config.model == "recurrent" and config.encoder.layers == 1 and config.decoder.layers == 1:
         changes["dropout.layer"] = 0.0
     for side in ("source", "target"):
         if getattr(config.data, f"{side}_unit") == "bpe":
@@ -180,7 +237,13 @@ def canonical(config: Config) -> Config:
 
 
 def with_hidden_size(config: Config, size: int) -> Config:
-    """Embeddings, decoder and memory of one width; each direction of `encoder=bi` gets half of it."""
+    """Embeddings, decoder and memory of one width; each direction of `encoder=bi` gets half of it.
+
+    A transformer's feed-forward sublayers get four times the width, as in the publication.
+    """
+    if config.model == "transformer":
+        sizes = dataclasses.replace(config.transformer, size=size, feedforward=4 * size)
+        return dataclasses.replace(config, transformer=sizes)
     if size % _directions(config):
         raise UserError(f"hidden_size={size}: must be even, each direction of encoder=bi gets half")
     return dataclasses.replace(

@@ -25,7 +25,7 @@ def base(dataset: Dataset, changes: Mapping[str, Any]) -> Config:
     if "hidden_size" in changes:
         # Sizes that were set one by one win over the common one.
         config = configs.override(with_hidden_size(config, int(changes["hidden_size"])), given)
-    elif "encoder.size" not in given:
+    elif config.model == "recurrent" and "encoder.size" not in given:
         config = with_memory_size(config, memory_size(recommended))
     return _fitted(config, dataset, given)
 

@@ -20,6 +20,7 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
 from attn_jax.data.plan import Plan
 from attn_jax.data.text import BOS, PAD
+from attn_jax.decoder import Decoder
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
 from attn_jax.losses import Totals, cross_entropy, repeated_attention
@@ -81,7 +82,9 @@ def batch_loss(
     inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
     if forced is not None:
         fixed, fixed_memory = jax.lax.stop_gradient((params, memory))
-        inputs = model.bind(fixed).decoder.own_inputs(inputs, forced, fixed_memory, likeliest, noise)
+        decoder = model.bind(fixed).decoder
+        assert isinstance(decoder, Decoder)  # others are refused
+        inputs = decoder.own_inputs(inputs, forced, fixed_memory, likeliest, noise)
     features, attention = module.decoder.teacher_forced(inputs, memory, noise)
     output = module.decoder.output
     kernel, bias = output.weights()

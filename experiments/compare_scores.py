@@ -4,9 +4,9 @@ r"""Compare scoring functions (and any other choice) on a data set over several 
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
 
 Starts from the data set's recommended configuration, and compares all scores unless --scores or --set=score=... names
-some. Every variant is trained with every seed; runs of equal structure train together as one compiled program. Writes
-OUT/results.csv and OUT/report.html, and prints the table. Repeating the command skips runs that have results; a
-larger --seeds adds runs.
+some; --models=recurrent,transformer puts a transformer beside them. Every variant is trained with every seed; runs of
+equal structure train together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the
+table. Repeating the command skips runs that have results; a larger --seeds adds runs.
 """
 
 from attn_jax import cli, config, data, report, study, sweep
@@ -23,6 +23,7 @@ from attn_jax.windows import WINDOWS
 
 cli.define_study_flags(
     {
+        "model": lambda: config.choices("model"),
         "score": lambda: [*SCORES, NONE],
         "cell": lambda: CELLS,
         "encoder": lambda: DIRECTIONS,

@@ -20,6 +20,7 @@ from attn_jax.windows import WINDOWS
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 
 TABLES = {
+    "model": config.choices("model"),
     "score": [NONE, *SCORES],
     "cell": CELLS,
     "normalizer": NORMALIZERS,

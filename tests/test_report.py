@@ -391,6 +391,13 @@ def test_labels() -> None:
     ]
     both = [{"encoder.size": a, "decoder.size": b} for a in (1, 2) for b in (1, 2)]
     assert labels(flats(*both))[1] == "encoder.size=1, decoder.size=2"
+    # What matters to the other kind of model alone tells nothing of a variant.
+    mixed = [{"score": "dot"}, {"score": "none"}, {"model": "transformer", "transformer.size": 8}]
+    assert labels(flats(*mixed)) == ["recurrent, dot", "recurrent, none", "transformer"]
+    assert labels(flats(mixed[0], mixed[2])) == ["recurrent", "transformer"]
+    assert labels(flats(mixed[2])) == ["transformer"]
+    sizes = [{"model": "transformer", "transformer.size": size} for size in (4, 8)]
+    assert labels(flats(mixed[0], *sizes)) == ["recurrent", "transformer, size=4", "transformer, size=8"]
 
 
 # -- runs that did not finish -------------------------------------------------------------------------------
@@ -594,7 +601,8 @@ def test_wrong_files_are_one_line(out: Path, tmp_path: Path) -> None:
     ],
 )
 def test_files_without_what_they_must_hold_are_one_line(out: Path, name: str, text: str, message: str) -> None:
-    next(out.glob(name)).write_text(text)
+    for path in out.glob(name):  # the page does not read every run's attention
+        path.write_text(text)
     with pytest.raises(UserError, match=message):
         report.build(out)
 
