@@ -147,7 +147,8 @@ def test_loss_gradients_and_steps_are_the_definition(x64, changes):
 
         module = model.bind(params)
         features, weights = module.teacher_forced(source, source != PAD, inputs)
-        state, prepared = module.decoder.start(module.encode(source, source != PAD), inputs.shape[1])
+        memory = module.encode(source, source != PAD)
+        state, prepared = module.decoder.start(memory, inputs.shape[1])
 
         def step(state, tokens):
             state, *made = module.decoder.step(state, tokens, prepared)
@@ -156,12 +157,13 @@ def test_loss_gradients_and_steps_are_the_definition(x64, changes):
         state, stepped = jax.lax.scan(step, state, inputs.T)
         _, late, _ = module.decoder.step(state, inputs[:, 0], prepared)
         stepped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stepped)
-        return jax.value_and_grad(loss)(params), (module.decoder.output(features), weights), stepped, late
+        return jax.value_and_grad(loss)(params), (module.decoder.output(features), weights), stepped, late, memory
 
-    (value, gradients), *ways, late = run({name: jnp.asarray(value) for name, value in params.items()})
+    (value, gradients), *ways, late, memory = run({name: jnp.asarray(value) for name, value in params.items()})
     np.testing.assert_allclose(value, loss_of(params), rtol=1e-9)
     reference.assert_gradients(loss_of, params, gradients)
     assert not np.any(gradients["source_embedding.table"][PAD])
+    assert not np.any(memory.states[source == PAD])
     for logits, weights in ways:
         for row, symbols in enumerate(SOURCES):
             wanted_logits, wanted = defined(params, config, symbols, inputs[row])
