@@ -85,6 +85,9 @@ PLACED = [
         ("after", "none", 1, "rnn", "maxout"),
         ("after", "attentional", 2, "lstm", "deep"),
     ]
+] + [
+    {"placement": "after", "coverage": True, "decoder.layers": 2, "decoder.residual": True, "cell": "gru"},
+    {"placement": "before", "coverage": True, "embedding": "onehot", "window": "local_p", "readout": "maxout"},
 ]
 
 

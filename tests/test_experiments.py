@@ -157,8 +157,8 @@ def test_lake_and_baroni(tmp_path):
     assert [figure["value"] for figure in references] == [99.7]
     for flag, message in {
         "--set=score=dot": "score: this experiment has its own",
-        "--set=cell=gru": "--set=cell: name the cells by --cells",
-        "--cells=gru": "unknown cell 'gru'",
+        "--set=cell=rnn": "--set=cell: name the cells by --cells",
+        "--cells=gru": "--cells: unknown cell 'gru'",
     }.items():
         process = call(tmp_path, script, flag, "--out=out")
         assert (process.returncode, process.stderr.count("\n")) == (2, 1)

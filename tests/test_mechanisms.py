@@ -104,6 +104,19 @@ def test_one_hot_vectors_have_word_and_element_masks(x64):
     np.testing.assert_allclose(memory.states[0], reference.encode(params, config, inputs)[0], rtol=1e-9)
 
 
+def test_a_residual_layer_adds_what_it_reads_before_dropout(x64):
+    changes = {"score": "none", "cell": "rnn", "encoder": "bi", "encoder.residual": True}
+    model, _, params = reference.tiny_model(**changes, **{"encoder.layers": 2})
+    one_layer = reference.tiny(**changes)
+    source, noise = np.array([[5, 6, 7, 8]], np.int32), Noise(KEY, {"layer": 0.5})
+    memory = reference.jit(lambda p: model.bind(p).encode(source, source != 0, noise))(params)
+    mask = np.asarray(noise.mask("layer", "encoder/1", (4, 1, memory.states.shape[-1]), jnp.float64))[:, 0]
+    below, _ = reference.encode(params, one_layer, params["source_embedding.table"][source[0]])
+    upper = reference.under(params, "encoder.layers.1.")
+    cells, _ = reference.encode({f"encoder.layers.0.{name}": v for name, v in upper.items()}, one_layer, below * mask)
+    np.testing.assert_allclose(memory.states[0], cells + below, rtol=1e-9)
+
+
 MIXED = {
     "score": "additive",
     "cell": "gru",

@@ -15,7 +15,7 @@ from attn_jax.seq2seq import build, canonical, check, with_hidden_size
 from attn_jax.training import batch_loss
 
 SOURCES = [[4, 5, 6, 7], [8], [5, 5, 4]]
-TARGETS = [[4, 2], [7, 3, 5, 2], [2]]
+TARGETS = [[7, 3, 5, 2], [4, 2], [2]]
 
 # Every score; and since 2 and 3 have no common factor, every cell with and without feeding.
 MODELS = [
