@@ -10,6 +10,7 @@ the user's (one line on stderr, no traceback), 130 Ctrl-C, 141 the reader of the
 """
 
 import difflib
+import errno
 import os
 import re
 import select
@@ -41,6 +42,9 @@ _SHORTCUTS = {
 
 # Fields with a flag of their own that does more than set them.
 _RESERVED = {"seed": "--seeds", "data.dataset": "--dataset"}
+
+# What a disk that is full or read-only answers; raised by what has no message of its own, standard output above all.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
 
@@ -280,6 +284,14 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         # Python flushes stdout once more when it exits: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = error.filename or "the output"
+        print(f"{name}: {place}: cannot be written ({error.strerror}); once it can, go on", file=sys.stderr)
+        if error.filename is None:  # As above.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 2
     sys.exit(code)
 
 
