@@ -315,6 +315,10 @@ def _help(words: list[str], doc: str) -> str | None:
 
 def _parse(words: list[str]) -> None:
     """Set FLAGS from the command line. Raises UserError."""
+    for word in words[1:]:
+        # Bytes that are no UTF-8 arrive as halves of surrogate pairs, which cannot be written into any result.
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{word!a}: not UTF-8; give flags and names of files in UTF-8")
     try:
         rest = FLAGS(words)[1:]
     except flags.UnrecognizedFlagError as error:
@@ -324,6 +328,8 @@ def _parse(words: list[str]) -> None:
         raise UserError(f"unknown flag --{error.flagname}{hint} (--help lists the flags)") from None
     except flags.Error as error:
         raise UserError(_explain(str(error).removeprefix("ERROR:: "))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--flagfile: cannot be read ({error})") from None
     if rest:
         near_flag = rest[0].partition("=")[0] in FLAGS
         hint = f"did you mean --{rest[0]}?" if near_flag else "flags look like --name=value"
