@@ -1,7 +1,7 @@
 """Parameters on disk, by Orbax. The only file that imports it."""
 
-import gc
-import logging
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from attn_jax.errors import UserError
 from attn_jax.shapes import Params
+
+CHECKSUMS = "checksums.json"
+"""In a directory of parameters: the SHA-256 of every other file, by its path. Orbax notices only some damage."""
 
 
 def _orbax() -> Any:
@@ -25,6 +28,7 @@ def save_parameters(path: Path, params: Params) -> None:
     """
     try:
         _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+        (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(f"{path}: the parameters cannot be written ({reason}); once they can, go on") from error
@@ -34,15 +38,18 @@ def load_parameters(path: Path) -> Params:
     """The parameters that `save_parameters` wrote. Raises UserError if they are missing or damaged."""
     if not path.is_dir():
         raise UserError(f"{path}: no saved parameters there")
-    logger = logging.getLogger("asyncio")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     try:
+        if (path / CHECKSUMS).exists():
+            found = _checksums(path)
+            for name, digest in json.loads((path / CHECKSUMS).read_text(encoding="utf-8")).items():
+                if found.get(name) != digest:
+                    raise ValueError(f"{name} was changed or removed")
         return _orbax().load(path.absolute())
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-    finally:
-        # With the first read that fails the others are given up, and asyncio logs each as soon as it is collected.
-        gc.collect()
-        logger.setLevel(level)
-    raise UserError(f"{path}: the saved parameters are damaged ({reason})")
+        raise UserError(f"{path}: the saved parameters are damaged ({type(error).__name__}: {error})"[:300]) from error
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a directory, by its path, but of the file that keeps them."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / CHECKSUMS)
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
