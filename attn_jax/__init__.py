@@ -23,6 +23,7 @@ _HOMES = {
     "fit": "reuse",
     "Run": "reuse",
     "load_run": "reuse",
+    "import_run": "reuse",
     "build": "seq2seq",
     "greedy": "decoding",
     "Score": "scores",

@@ -1,5 +1,7 @@
 """Parameters and states of training on disk, by Orbax. The only file that imports it."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,9 @@ import numpy as np
 from attn_jax.errors import UserError
 from attn_jax.shapes import Params, PyTree
 
+CHECKSUMS = "checksums.json"
+"""In a directory of parameters: the SHA-256 of every other file, by its path. Orbax notices only some damage."""
+
 
 def _orbax() -> Any:
     from orbax.checkpoint import v1  # Half a second to import, and needed only when something is saved or restored.
@@ -20,8 +25,16 @@ def _orbax() -> Any:
 
 
 def save_parameters(path: Path, params: Params) -> None:
-    """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all."""
-    _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+    """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all.
+
+    Raises UserError where it cannot be written.
+    """
+    try:
+        _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+        (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path}: the parameters cannot be written ({reason}); once they can, go on") from error
 
 
 def load_parameters(path: Path) -> Params:
@@ -29,9 +42,20 @@ def load_parameters(path: Path) -> Params:
     if not path.is_dir():
         raise UserError(f"{path}: no saved parameters there")
     try:
+        if (path / CHECKSUMS).exists():
+            found = _checksums(path)
+            for name, digest in json.loads((path / CHECKSUMS).read_text(encoding="utf-8")).items():
+                if found.get(name) != digest:
+                    raise ValueError(f"{name} was changed or removed")
         return _orbax().load(path.absolute())
     except Exception as error:
         raise UserError(f"{path}: the saved parameters are damaged ({_reason(error)})") from error
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a directory, by its path, but of the file that keeps them."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / CHECKSUMS)
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 class Checkpoints:

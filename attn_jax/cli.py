@@ -10,6 +10,7 @@ the user's (one line on stderr, no traceback), 75 SIGTERM, 130 Ctrl-C, 141 the r
 """
 
 import difflib
+import errno
 import os
 import re
 import select
@@ -42,6 +43,9 @@ _SHORTCUTS = {
 
 # Fields with a flag of their own that does more than set them.
 _RESERVED = {"seed": "--seeds", "data.dataset": "--dataset"}
+
+# What a disk that is full or read-only answers; raised by what has no message of its own, standard output above all.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
 
@@ -294,6 +298,14 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         # Python flushes stdout once more when it exits: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = error.filename or "the output"
+        print(f"{name}: {place}: cannot be written ({error.strerror}); once it can, go on", file=sys.stderr)
+        if error.filename is None:  # As above.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 2
     sys.exit(code)
 
 
@@ -327,6 +339,10 @@ def _load(words: list[str]) -> None:
 
 def _parse(words: list[str]) -> None:
     """Set FLAGS from the command line. Raises UserError."""
+    for word in words[1:]:
+        # Bytes that are no UTF-8 arrive as halves of surrogate pairs, which cannot be written into any result.
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise UserError(f"{word!a}: not UTF-8; give flags and names of files in UTF-8")
     try:
         rest = FLAGS(words)[1:]
     except flags.UnrecognizedFlagError as error:
@@ -336,6 +352,8 @@ def _parse(words: list[str]) -> None:
         raise UserError(f"unknown flag --{error.flagname}{hint} (--help lists the flags)") from None
     except flags.Error as error:
         raise UserError(_explain(str(error).removeprefix("ERROR:: "))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--flagfile: cannot be read ({error})") from None
     if rest:
         near_flag = rest[0].partition("=")[0] in FLAGS
         hint = f"did you mean --{rest[0]}?" if near_flag else "flags look like --name=value"

@@ -9,6 +9,7 @@ from attn_jax import checkpoint, evaluation, extensions, results
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
+from attn_jax.errors import UserError
 from attn_jax.evaluation import Evaluated
 from attn_jax.metrics import signature
 from attn_jax.results import Output
@@ -33,9 +34,11 @@ class Outcome:
 
 
 def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> None:
-    """Writes the run's files."""
+    """Writes the run's files. Raises UserError where they cannot be written, and if the directory has gone."""
     run_id = configs.run_id(outcome.config, corpus.fingerprint)
     folder = output.run(run_id)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: was removed while the run was trained; start the command again")
     for split, evaluated in outcome.evaluated.items():
         results.write_predictions(
             folder / f"predictions.{split}.jsonl",
@@ -53,7 +56,8 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
     }
     results.write_json(folder / "vocabulary.json", vocabulary)
     checkpoint.save_parameters(folder / "parameters", outcome.params)
-    results.write_json(folder / "result.json", _result(run_id, outcome, corpus, program))
+    result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}
+    results.write_json(folder / "result.json", results.sealed(result))
 
 
 def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict[str, Any]:

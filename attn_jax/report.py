@@ -7,7 +7,6 @@ import csv
 import io
 from pathlib import Path
 
-from attn_jax.errors import UserError
 from attn_jax.report_data import Study, differing, load, show
 from attn_jax.report_page import page
 from attn_jax.report_table import console_table
@@ -28,8 +27,8 @@ def build(out: Path) -> None:
     Raises UserError if there is no run, a result file cannot be read, or `out` cannot be written to.
     """
     study = load(Path(out))
-    _write(study.out / "results.csv", results_csv(study))
-    _write(study.out / "report.html", page(study))
+    write_text(study.out / "results.csv", results_csv(study))
+    write_text(study.out / "report.html", page(study))
 
 
 def table_text(out: Path, width: int = 120) -> str:
@@ -67,11 +66,3 @@ def results_csv(study: Study) -> str:
             for metric, value in values.items():
                 writer.writerow([*head, split, metric, value, *axes, run.fingerprint, *others])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old one or the new one, whole."""
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

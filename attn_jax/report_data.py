@@ -52,12 +52,21 @@ class Run:
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`."""
-        return read_lines(self.folder / "metrics.jsonl", {"step": int, "split": str})
+        path = self.folder / "metrics.jsonl"
+        lines = read_lines(path, {"step": int, "split": str})
+        for number, line in enumerate(lines, 1):
+            results.check(line, dict.fromkeys(line.keys() - {"split"}, results.NUMBER), f"{path}:{number}")
+        return lines
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The lines of `predictions.<split>.jsonl`."""
-        kinds = {"source_length": int, "prediction": str, "references": list}
-        return read_lines(self.folder / f"predictions.{split}.jsonl", kinds)
+        kinds = {"source_length": int, "prediction": str, "references": list[str]}
+        path = self.folder / f"predictions.{split}.jsonl"
+        lines = read_lines(path, kinds)
+        for number, line in enumerate(lines, 1):
+            if not line["references"]:
+                raise UserError(f"{path}:{number}: expected 'references' with one text or more")
+        return lines
 
     def attention(self) -> list[dict[str, Any]]:
         """The examples of `attention.json`; none where the model has no attention."""
@@ -66,7 +75,10 @@ class Run:
             return []
         examples = read_json(path, {"examples": list})["examples"]
         for example in examples:
-            results.check(example, {"source": list, "target": list, "weights": list}, str(path))
+            results.check(example, results.MAP, str(path))
+            widths = {len(row) for row in example["weights"]}
+            if len(example["weights"]) != len(example["target"]) or widths - {len(example["source"])}:
+                raise UserError(f"{path}: expected 'weights' with a row for each target symbol, as long as the source")
         return list(examples)
 
     @property
@@ -193,17 +205,10 @@ def load(out: Path) -> Study:
 
 
 def _run(folder: Path) -> Run:
-    stored = read_json(folder / "config.json", results.CONFIG)
-    path = folder / "result.json"
-    result = results.read_result(path) if path.exists() else None
-    if result is not None:
-        fingerprint = result["dataset"]["fingerprint"]
-    else:
-        data = folder / "data.json"
-        fingerprint = read_json(data, results.DATA)["fingerprint"] if data.exists() else "unknown"
-    flat = configs.flatten(stored)
+    stored = results.read_run(folder, folder.name)
+    flat = configs.flatten(stored.config)
     config = {path: value for path, value in flat.items() if _matters(flat, path)}
-    return Run(folder.name, folder, config, fingerprint, result)
+    return Run(folder.name, folder, config, stored.fingerprint, stored.result)
 
 
 def _matters(flat: Mapping[str, Any], path: str) -> bool:
@@ -212,11 +217,11 @@ def _matters(flat: Mapping[str, Any], path: str) -> bool:
 
 
 def _program(path: Path) -> Mapping[str, Any]:
-    timing = path.with_name("timing.json")
-    return {
-        "members": read_json(path, results.PROGRAM)["members"],
-        "timing": read_json(timing, results.TIMING) if timing.exists() else None,
-    }
+    members, place, timing = read_json(path, results.PROGRAM)["members"], path.with_name("timing.json"), None
+    if place.exists():
+        timing = read_json(place, results.TIMING)
+        results.check(timing, {name: kind for name, kind in results.TIMES.items() if name in timing}, str(place))
+    return {"members": members, "timing": timing}
 
 
 def _sections(runs: Sequence[Run], now: Mapping[str, str]) -> list[Section]:

@@ -11,9 +11,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import IO, Any
 
 from attn_jax import config as configs
@@ -22,8 +23,10 @@ from attn_jax.errors import UserError
 
 PACKAGES = ("attn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "sacrebleu")
 
-Kinds = Mapping[str, type | UnionType]
-"""What the values at dotted paths of a JSON object must be."""
+Kinds = Mapping[str, type | UnionType | GenericAlias]
+"""What the values at dotted paths of a JSON object must be, e.g. int, float | None, list[str], dict[str, int]."""
+
+NUMBER = float | int | None
 
 CONFIG: Kinds = {"data.dataset": str, "score.name": str, "cell.name": str, "seed": int}
 DATA: Kinds = {"name": str, "fingerprint": str}
@@ -32,35 +35,61 @@ RESULT: Kinds = {
     "dataset.name": str,
     "dataset.fingerprint": str,
     "dataset.metric": str,
-    "dataset.sizes": dict,
-    "metrics": dict,
-    "signatures": dict,
+    "dataset.sizes": dict[str, int],
+    "metrics": dict[str, dict[str, float | int | None]],
+    "signatures": dict[str, str],
     "selected_step": int,
     "steps": int,
     "parameters": int,
     "stopped": dict | None,
-    "versions": dict,
+    "versions": dict[str, str],
     "git": str,
 }
-PROGRAM: Kinds = {"members": list}
-TIMING: Kinds = {"runs": int, "target_tokens_per_second": float | int | None}
+PROGRAM: Kinds = {"members": list[str]}
+TIMING: Kinds = {"runs": int, "target_tokens_per_second": NUMBER}
+TIMES: Kinds = dict.fromkeys(
+    ("steps", "compile_seconds", "train_seconds", "steps_per_second", "padding", "masked_work"), NUMBER
+)
+"""What else may be in a timing."""
+
+MAP: Kinds = {"source": list[str], "target": list[str], "weights": list[list[float | int]]}
+STUDY: Kinds = {
+    "titles": list[str],
+    "commands": list[str],
+    "reference": list,
+    "runs": list[str],
+    "data": dict[str, str],
+}
 FIGURE: Kinds = {"variant": dict, "metric": str, "value": float | int}
+
+AGAIN = "put it back, or remove it: what is missing is made again or left out"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError, naming what is written, where the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); once it can, the same command goes on") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it appears whole or not at all, its directories made as needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Writes a file so that it appears whole or not at all, its directories made as needed. Raises UserError."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,18 +99,33 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, kinds: Kinds | None = None) -> Any:
     """A JSON file. Raises UserError if it is missing or damaged, or if a value that `kinds` names is not as it says."""
+    value = _parsed(_text(path), str(path))
+    if kinds is not None:
+        check(value, kinds, str(path))
+    return value
+
+
+def _text(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); remove it to have it made again") from None
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); {AGAIN}") from None
+
+
+def _parsed(text: str, where: str, line: int = 0) -> Any:
+    """The value of a JSON text. line: its number in a file of many; 0: the text is the whole file."""
+    try:
+        value = json.loads(text)
+        if "\\u" in text:  # Half of a surrogate pair is JSON, but no text that could be written or hashed.
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); remove it to have it made again") from None
-    if kinds is not None:
-        check(value, kinds, str(path))
+        raise UserError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); {AGAIN}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets thousands deep
+        raise UserError(f"{where}{f':{line}' * bool(line)}: not JSON that can be read ({error}); {AGAIN}") from None
     return value
 
 
@@ -92,8 +136,22 @@ def check(value: Any, kinds: Kinds, where: str) -> None:
         found = value
         for key in name.split("."):
             found = found.get(key, absent) if isinstance(found, dict) else absent
-        if not isinstance(found, kind):
-            raise UserError(f"{where}: expected '{name}' of type {getattr(kind, '__name__', kind)}")
+        if not _is(found, kind):
+            raise UserError(f"{where}: expected '{name}' of type {kind.__name__ if type(kind) is type else kind}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type: a plain one, one of several, or a list or dict of such."""
+    outer, inner = typing.get_origin(kind), typing.get_args(kind)
+    if outer is UnionType:
+        return any(_is(value, one) for one in inner)
+    if outer is list:
+        return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
+    if outer is dict:
+        return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return False
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
@@ -103,16 +161,10 @@ def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    *lines, _ = _text(path).split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error.msg}") from None
+        rows.append(_parsed(line, str(path), number))
         check(rows[-1], kinds, f"{path}:{number}")
     return rows
 
@@ -120,10 +172,48 @@ def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
 def read_result(path: Path) -> dict[str, Any]:
     """A `result.json`. Raises UserError if it is damaged."""
     result = read_json(path, RESULT)
-    check(result["metrics"], dict.fromkeys(result["metrics"], dict), f"{path}: metrics")
     if result["stopped"] is not None:
         check(result["stopped"], {"step": int, "reason": str}, f"{path}: stopped")
+    if "checksum" in result and result != sealed(result):
+        raise UserError(f"{path}: was changed after it was written (its checksum differs); {AGAIN}")
     return result
+
+
+def sealed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the checksum of what else is in it."""
+    rest = {name: value for name, value in result.items() if name != "checksum"}
+    return {**rest, "checksum": configs.digest(rest)}
+
+
+class Stored(typing.NamedTuple):
+    """What a run's directory says: its configuration, the fingerprint of its data, and its result once it is done."""
+
+    config: dict[str, Any]
+    fingerprint: str
+    result: dict[str, Any] | None
+
+
+def read_run(folder: Path, run_id: str = "") -> Stored:
+    """The files of a run. run_id: what it must be; empty: a copy under another name, with a result that tells.
+
+    The id is a hash of configuration and data. Raises UserError if the files are damaged, or do not give the id: a
+    result whose configuration was edited would tell of another run.
+    """
+    config, path = read_json(folder / "config.json", CONFIG), folder / "result.json"
+    result = read_result(path) if path.exists() else None
+    if result is not None:
+        fingerprint = result["dataset"]["fingerprint"]
+    elif (path := folder / "data.json").exists():
+        fingerprint = read_json(path, DATA)["fingerprint"]
+    else:
+        return Stored(config, "unknown", None)
+    run_id = run_id or (result["run_id"] if result is not None else folder.name)
+    if configs.digest([config, fingerprint]) != run_id or (result is not None and result["run_id"] != run_id):
+        raise UserError(
+            f"{folder / 'config.json'}: with the data that {path.name} names this is not the configuration of run "
+            f"{run_id}: one of the two was changed; put it back, or remove the run's directory to have it made again"
+        )
+    return Stored(config, fingerprint, result)
 
 
 def read_study(out: Path) -> dict[str, Any]:
@@ -137,7 +227,7 @@ def read_study(out: Path) -> dict[str, Any]:
     if not path.exists():
         return empty
     found = empty | read_json(path, {"runs": list})
-    check(found, {name: type(value) for name, value in empty.items()}, str(path))
+    check(found, STUDY, str(path))
     for figure in found["reference"]:
         check(figure, FIGURE, f"{path}: reference")
     return found
@@ -169,8 +259,10 @@ class Output:
         return all((self.run(run_id) / name).exists() for name in ("config.json", "result.json"))
 
     def result(self, run_id: str) -> dict[str, Any] | None:
-        """The result of a finished run; None if it is not finished."""
-        return read_result(self.run(run_id) / "result.json") if self.done(run_id) else None
+        """The result of a finished run; None if it is not finished. Raises UserError as `read_run` does."""
+        if not (self.run(run_id) / "config.json").exists():
+            return None
+        return read_run(self.run(run_id), run_id).result
 
     def begin(self, run_id: str, config: Config, data: Mapping[str, str], step: int = 0) -> "Log":
         """The directory of a run without a result: name and fingerprint of its data, its configuration, its log.
@@ -178,15 +270,25 @@ class Output:
         step: the log keeps its lines up to that step.
         """
         folder = self.run(run_id)
-        (folder / "result.json").unlink(missing_ok=True)  # One that lost its configuration.
+        with writing(folder):
+            (folder / "result.json").unlink(missing_ok=True)  # One that lost its configuration.
         write_json(folder / "data.json", dict(data))
         write_json(folder / "config.json", configs.to_dict(config))
         return Log(folder / "metrics.jsonl", step)
 
     def programs(self) -> dict[str, list[str]]:
-        """The members of every program that was ever begun, in their order, by the program's id."""
-        paths = sorted((self.path / "programs").glob("*/program.json"))
-        return {path.parent.name: read_json(path, PROGRAM)["members"] for path in paths}
+        """The members of every program that was ever begun, in their order, by the program's id.
+
+        Raises UserError if one is damaged: the id is a hash of the members.
+        """
+        found = {}
+        for path in sorted((self.path / "programs").glob("*/program.json")):
+            found[path.parent.name] = members = read_json(path, PROGRAM)["members"]
+            if program_id(members) != path.parent.name:
+                raise UserError(
+                    f"{path}: these are not the members that program {path.parent.name} began with; {AGAIN}"
+                )
+        return found
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -203,8 +305,9 @@ class Output:
 
 def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
     """A file, open, with the operating system's exclusive lock on it; None if it is taken and not waited for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("wb")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -220,23 +323,27 @@ class Log:
     """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events."""
 
     def __init__(self, path: Path, step: int = 0):
+        self._path = path
         kept = [line for line in read_lines(path, {"step": int}) if line["step"] <= step] if step else []
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = _board(path.parent / "tensorboard", step)
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8")
+            self._board = _board(path.parent / "tensorboard", step)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """One line."""
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **{k: _rounded(v) for k, v in values.items()}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._board.add_scalar(f"{split}/{name}", value, step)
+        with writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._board.add_scalar(f"{split}/{name}", value, step)
 
     def sync(self) -> None:
         """Waits until the lines are on disk."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the files."""

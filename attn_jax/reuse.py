@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attn_jax import alignment, checkpoint, evaluation, results, sweep
+from attn_jax import alignment, checkpoint, evaluation, export, results, sweep
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.alignments import Link
@@ -99,6 +99,16 @@ class Run:
         evaluator = evaluation.Evaluator(self.model, self.corpus, split, max_output=self.max_length)
         return evaluator({name: value[None] for name, value in self.params.items()})[0].metrics
 
+    def export(self, path: str | Path) -> None:
+        """Writes the model to one safetensors file, for `import_run`: parameters, configuration and vocabularies.
+
+        Parameters have their names here as tensors; the rest is JSON in the metadata entry "attn_jax". Raises UserError
+        where the file cannot be written.
+        """
+        vocabulary = {"source": self.source.to_json(), "target": self.target.to_json(), "max_length": self.max_length}
+        about = {"config": configs.to_dict(self.config), "vocabulary": vocabulary, "versions": results.versions()}
+        export.write_tensors(Path(path), self.params, about)
+
 
 def configure(dataset: Dataset, changes: Mapping[str, Any] | None = None) -> Config:
     """The configuration that a data set recommends, with changes by path. Raises UserError if it describes no model."""
@@ -126,13 +136,57 @@ def fit(config: Config, dataset: Dataset) -> Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """A finished run, OUT/runs/<run id>, as a study left it, without its data. Raises UserError if it is incomplete."""
+    """A finished run, OUT/runs/<run id>, as a study left it, without its data.
+
+    Nothing is written: the directory may be read-only, and a copy may have another name. Raises UserError if files are
+    missing or damaged, or if they do not belong together.
+    """
     folder = Path(path)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run there (result.json is missing)")
-    config = configs.from_dict(results.read_json(folder / "config.json"))
-    vocabulary = results.read_json(folder / "vocabulary.json")
-    source, target = (TextCodec.from_json(vocabulary[side]) for side in ("source", "target"))
-    model = build(config, len(source.vocabulary), len(target.vocabulary))
+    stored, vocabulary = results.read_run(folder), results.read_json(folder / "vocabulary.json")
+    if configs.digest(vocabulary) != (stored.result or {}).get("vocabulary", configs.digest(vocabulary)):
+        raise UserError(f"{folder / 'vocabulary.json'}: not the vocabulary that the run was trained with; put it back")
     params = checkpoint.load_parameters(folder / "parameters")
-    return Run(config, model, params, source, target, vocabulary["max_length"])
+    return _assembled(str(folder), stored.config, vocabulary, params)
+
+
+def import_run(path: str | Path) -> Run:
+    """A model from the file that `Run.export` wrote. Raises UserError on any other file, and on a damaged one."""
+    params, about = export.read_tensors(Path(path))
+    results.check(about, {"config": dict, "vocabulary": dict}, f"{path}: metadata")
+    return _assembled(str(path), about["config"], about["vocabulary"], params)
+
+
+def _assembled(where: str, config: Mapping[str, Any], vocabulary: Any, params: Params) -> Run:
+    """A run from its stored parts. Raises UserError, naming the place, where they are damaged or do not fit."""
+    try:
+        results.check(vocabulary, {"source": dict, "target": dict, "max_length": int}, "vocabulary")
+        if vocabulary["max_length"] < 1:
+            raise UserError(f"vocabulary: max_length={vocabulary['max_length']}: must be greater than 0")
+        source, target = (TextCodec.from_json(vocabulary[side]) for side in ("source", "target"))
+        parsed = configs.from_dict(config)
+        model = build(parsed, len(source.vocabulary), len(target.vocabulary))
+        _check_fit(model, params)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Run(parsed, model, params, source, target, vocabulary["max_length"])
+
+
+def _check_fit(model: Model, params: Any) -> None:
+    """Raises UserError naming the first parameter that is not as the model has it."""
+    found = params if isinstance(params, Mapping) else {}
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    for name in [*expected, *found]:
+        wanted, given = expected.get(name), found.get(name)
+        if wanted is None:
+            raise UserError(f"parameters: '{name}' is none of the model's, which are {', '.join(expected)}")
+        if given is None:
+            raise UserError(f"parameters: '{name}' is missing, expected {_form(wanted)}")
+        if not hasattr(given, "dtype") or (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+            raise UserError(f"parameters: '{name}' is {_form(given)}, expected {_form(wanted)}")
+
+
+def _form(array: Any) -> str:
+    """Type and shape of an array, e.g. float32[3, 4]."""
+    return f"{array.dtype}{list(array.shape)}" if hasattr(array, "dtype") else type(array).__name__

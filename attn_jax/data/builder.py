@@ -24,8 +24,11 @@ VERSION = "1.0.0"
 
 
 def default_data_dir() -> Path:
-    """$ATTN_JAX_DATA, or .cache/attn_jax/data in the home directory."""
-    return Path(os.environ.get("ATTN_JAX_DATA") or Path.home() / ".cache" / "attn_jax" / "data")
+    """$ATTN_JAX_DATA, or .cache/attn_jax/data in the home directory. Raises UserError without either."""
+    given, home = os.environ.get("ATTN_JAX_DATA"), os.path.expanduser("~")
+    if not given and home == "~":
+        raise UserError("there is no home directory to keep prepared data in: give --data_dir or set ATTN_JAX_DATA")
+    return Path(given or os.path.join(home, ".cache", "attn_jax", "data"))
 
 
 def prepared(info: Info, key: str, read: Callable[[], Mapping[str, Sequence[Example]]], data_dir: Path) -> Dataset:
@@ -89,19 +92,19 @@ def _builder(info: Info, key: str, splits: Mapping[str, Sequence[Example]], data
 
 
 def _write(info: Info, key: str, splits: Mapping[str, Sequence[Example]], data_dir: Path) -> None:
-    builder = _builder(info, key, splits, data_dir, fingerprint(splits))
-    if Path(builder.data_path).exists():  # Damaged, or it would have been read.
-        shutil.rmtree(builder.data_path)
-    for leftover in Path(builder.data_path).parent.glob("*incomplete*"):
+    folder = _folder(info, key, data_dir)
+    if folder.exists():  # Damaged, or it would have been read; what makes the builder would read it again.
+        shutil.rmtree(folder)
+    for leftover in folder.parent.glob("*incomplete*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    builder = _builder(info, key, splits, data_dir, fingerprint(splits))
     with quiet():
         builder.download_and_prepare()
 
 
 def _kept(info: Info, key: str, data_dir: Path) -> Dataset | None:
     """The data set as it was prepared; None when it is not there or is not what was written."""
-    folder = data_dir / "text_pairs" / f"{_slug(info.name)}-{key}" / VERSION
-    if not (folder / "dataset_info.json").is_file():
+    if not (_folder(info, key, data_dir) / "dataset_info.json").is_file():
         return None
     try:
         builder = _builder(info, key, {}, data_dir)
@@ -110,6 +113,11 @@ def _kept(info: Info, key: str, data_dir: Path) -> Dataset | None:
         return Dataset(info, splits, mark) if mark == builder.info.metadata["fingerprint"] else None
     except Exception:  # Whatever a truncated file makes its reader raise, the remedy is to prepare again.
         return None
+
+
+def _folder(info: Info, key: str, data_dir: Path) -> Path:
+    """Where a prepared data set lies: TFDS's `data_path`."""
+    return data_dir / "text_pairs" / f"{_slug(info.name)}-{key}" / VERSION
 
 
 def _examples(builder: Any, split: str) -> tuple[Example, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ def load(
         UserError: on an unknown name, on files that are missing or malformed, and on a `data_dir` that cannot
             be written.
     """
-    place = Path(data_dir).expanduser() if data_dir else builder.default_data_dir()
+    place = Path(os.path.expanduser(data_dir)) if data_dir else builder.default_data_dir()
     if name == "parallel_text":
         if manual_dir:
             raise UserError("parallel_text: manual_dir is for the data sets with files of their own; give files alone")

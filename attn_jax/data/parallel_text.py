@@ -1,6 +1,7 @@
 """The user's own text: line-aligned files, or files of `source<TAB>target` lines."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def recipe(files: Mapping[str, str | Sequence[str]] | None) -> tuple[Recipe, dic
             raise UserError(f"parallel_text: split name '{split}': use letters, digits and underscores")
         if len(given) not in (1, 2) or not all(given):
             raise UserError(f"parallel_text: split {split} has {len(given)} files; give source and target, or one TSV")
-    contents = {split: [(read_file(Path(path).expanduser()), path) for path in given] for split, given in paths.items()}
+    contents = {split: [(_content(path), path) for path in given] for split, given in paths.items()}
 
     def read() -> dict[str, Sequence[Example]]:
         return {split: _pairs(content) for split, content in contents.items()}
@@ -66,6 +67,10 @@ def recipe(files: Mapping[str, str | Sequence[str]] | None) -> tuple[Recipe, dic
         for number, (data, _) in enumerate(content)
     }
     return Recipe(info, read), used
+
+
+def _content(path: str) -> bytes:
+    return read_file(Path(os.path.expanduser(path)))
 
 
 def _pairs(content: Sequence[tuple[bytes, str]]) -> list[Example]:

@@ -45,9 +45,9 @@ class Files:
     """
 
     def __init__(self, manual_dir: str | None, downloads: Path):
-        if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+        self.manual_dir = Path(os.path.expanduser(manual_dir)) if manual_dir is not None else None
+        if self.manual_dir is not None and not self.manual_dir.is_dir():
             raise UserError(f"--manual_dir={manual_dir}: no such directory; name the parent of the data sets' folders")
-        self.manual_dir = Path(manual_dir).expanduser() if manual_dir is not None else None
         self.downloads = downloads
         self.used: dict[str, str] = {}
         self.altered: list[str] = []
@@ -83,7 +83,7 @@ class Files:
         kept = self.downloads / folder / name
         pin = pins()[folder]["files"][name]
         if kept.is_file():
-            content = kept.read_bytes()
+            content = read_file(kept)
             if hashlib.sha256(content).hexdigest() == pin["sha256"]:
                 return content
         where = f"{self.manual_dir / folder / name} is not there" if self.manual_dir else "no --manual_dir was given"

@@ -1,6 +1,7 @@
 """Text to symbol numbers and back: vocabularies, and one codec for each side of a data set."""
 
 import base64
+import binascii
 import collections
 import io
 import re
@@ -277,13 +278,25 @@ class TextCodec:
         return value | {"symbols": self.vocabulary.to_json()}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "TextCodec":
-        """The inverse of `to_json`."""
-        if "model" in value:
-            model = base64.b64decode(value["model"])
-            symbols = Pieces(model).symbols()
-            return cls(value["unit"], Vocabulary(symbols), lowercase=value["lowercase"], model=model)
-        return cls(value["unit"], Vocabulary.from_json(value["symbols"]), lowercase=value["lowercase"])
+    def from_json(cls, value: Any) -> "TextCodec":
+        """The inverse of `to_json`. Raises UserError on anything else."""
+        value = value if isinstance(value, Mapping) else {}
+        unit, lowercase = value.get("unit"), value.get("lowercase")
+        if not isinstance(lowercase, bool):
+            raise UserError("vocabulary: expected 'lowercase', true or false")
+        if unit not in UNITS:
+            raise unknown("unit", str(unit), UNITS)
+        if unit == "bpe":
+            try:
+                model = base64.b64decode(value.get("model", None), validate=True)
+                symbols = Pieces(model).symbols()
+            except (TypeError, binascii.Error, ValueError, RuntimeError):
+                raise UserError("vocabulary: expected 'model', a sentencepiece model in base64") from None
+            return cls(unit, Vocabulary(symbols), lowercase=lowercase, model=model)
+        symbols = value.get("symbols")
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+            raise UserError("vocabulary: expected 'symbols', a list of texts")
+        return cls(unit, Vocabulary.from_json(symbols), lowercase=lowercase)
 
 
 def _unit(name: str, model: bytes | None) -> Unit:
