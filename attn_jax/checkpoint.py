@@ -17,7 +17,10 @@ def _orbax() -> Any:
 
 
 def save_parameters(path: Path, params: Params) -> None:
-    """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all."""
+    """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all.
+
+    Processes that train as one must all call this: the first one writes, and Orbax makes the others wait.
+    """
     _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
 
 

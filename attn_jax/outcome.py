@@ -1,11 +1,12 @@
 """What a run leaves on disk: predictions, attention maps, parameters, vocabularies and, last, `result.json`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, results
+from attn_jax import checkpoint, evaluation, processes, results
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
@@ -33,9 +34,18 @@ class Outcome:
 
 
 def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> None:
-    """Writes the run's files."""
+    """Writes the run's files. Processes that train as one must all call this; the first one writes."""
     run_id = configs.run_id(outcome.config, corpus.fingerprint)
     folder = output.run(run_id)
+    if processes.leads():
+        _write_beside(folder, outcome, corpus)
+    checkpoint.save_parameters(folder / "parameters", outcome.params)
+    if processes.leads():
+        results.write_json(folder / "result.json", _result(run_id, outcome, corpus, program))
+
+
+def _write_beside(folder: Path, outcome: Outcome, corpus: Corpus) -> None:
+    """All but parameters and result."""
     for split, evaluated in outcome.evaluated.items():
         results.write_predictions(
             folder / f"predictions.{split}.jsonl",
@@ -52,8 +62,6 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
         "max_length": evaluation.max_length(outcome.config, corpus),
     }
     results.write_json(folder / "vocabulary.json", vocabulary)
-    checkpoint.save_parameters(folder / "parameters", outcome.params)
-    results.write_json(folder / "result.json", _result(run_id, outcome, corpus, program))
 
 
 def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
 from attn_jax import config as configs
-from attn_jax import evaluation, outcome, results
+from attn_jax import evaluation, outcome, processes, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
+from attn_jax.devices import MeshShape, Placement, fetch
 from attn_jax.evaluation import Evaluated, Evaluator
 from attn_jax.outcome import Outcome
 from attn_jax.results import Log, Output
@@ -42,17 +42,30 @@ class Progress(Protocol):
         """The program's runs have these test results."""
 
 
-def train(members: Sequence[Config], corpus: Corpus, output: Output, program: str, progress: Progress) -> None:
+def train(
+    members: Sequence[Config],
+    corpus: Corpus,
+    output: Output,
+    program: str,
+    progress: Progress,
+    mesh: MeshShape | None = None,
+) -> None:
     """Trains runs of equal structure together, tests them, and writes their results and the program's timing.
 
-    Of a run that has a result already nothing is written.
+    Of a run that has a result already nothing is written. mesh: how the program is cut over devices, by default as
+    `devices.fitting` says. Of several processes, which must all call this, the first one writes.
     """
-    trainer = Trainer(members, corpus)
+    placement = Placement.of(len(members), members[0].train.batch_size, mesh)
+    trainer = Trainer(members, corpus, placement=placement)
     config, runs = trainer.config, len(members)
-    logs = _begin(members, corpus, output)
+    logs = _begin(members, corpus, output) if processes.leads() else {}
     metric = config.train.metric or corpus.dataset.info.metric
     limit = evaluation.max_length(config, corpus)
-    dev = Evaluator(trainer.model, corpus, "dev", max_output=limit) if "dev" in corpus.encoded else None
+    dev = (
+        Evaluator(trainer.model, corpus, "dev", max_output=limit, placement=placement)
+        if "dev" in corpus.encoded
+        else None
+    )
     every: float = trainer.total_steps
     if dev is not None:
         every = min(every, config.train.eval_every or max(1, trainer.plan.steps_per_epoch))
@@ -71,7 +84,7 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
             states, report = trainer.chunk(states, step, count, length)
         step += count
         epoch = step / trainer.plan.steps_per_epoch
-        selection.note_failures(np.asarray(states.failed))
+        selection.note_failures(fetch(states.failed))
         _log_training(logs, going, step, epoch, report)
         progress.advance(step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
         if dev is not None and step == boundary:
@@ -81,16 +94,17 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
             for run, log in _of(logs, going):
                 log.write(step, epoch, "dev", found[run].metrics)
             selection.update(values, states.params, step)
-            states = states._replace(active=jnp.asarray(selection.going))
+            states = states._replace(active=placement.place(selection.going))
             progress.evaluated(step, metric, values[going].tolist())
     # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
     selection.take_last(states.params, step, every_run=dev is None or config.train.select == "last")
     for log in logs.values():
         log.close()
-    results.write_json(output.program(program) / "timing.json", clock.timing(step))
+    if processes.leads():
+        results.write_json(output.program(program) / "timing.json", clock.timing(step))
 
     outcomes = _test(trainer, corpus, selection, step, dev, limit)
-    written = [outcomes[run] for run in logs]
+    written = [outcomes[run] for run in processes.decided(lambda: list(logs))]
     for one in written:
         outcome.write(output, one, corpus, program)
     own = corpus.dataset.info.metric
@@ -132,16 +146,18 @@ def _test(
     found: dict[str, list[Evaluated]] = {}
     for split in corpus.encoded:
         if split not in ("train", "dev"):
-            found[split] = Evaluator(trainer.model, corpus, split, max_output=limit)(selection.params)
+            evaluator = Evaluator(trainer.model, corpus, split, max_output=limit, placement=trainer.placement)
+            found[split] = evaluator(selection.params)
     first = next(iter(found))
     if dev is not None:
         found["dev"] = dev(selection.params)
     chosen = _representative(corpus, first)
     maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit)
+    params = fetch(selection.params)
     return [
         Outcome(
             config=member,
-            params={name: value[run] for name, value in selection.params.items()},
+            params={name: value[run] for name, value in params.items()},
             evaluated={split: evaluated[run] for split, evaluated in found.items()},
             maps=maps[run],
             selected_step=int(selection.step[run]),

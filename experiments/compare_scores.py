@@ -53,6 +53,7 @@ def main() -> None:
         title="Scoring functions",
         command=cli.command_line(),
         runs_per_program=flags.runs_per_program,
+        mesh=cli.mesh(),
     )
     print(report.table_text(path.parent))
     print(path)

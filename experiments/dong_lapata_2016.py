@@ -69,6 +69,7 @@ def main() -> None:
         command=cli.command_line(),
         reference=reference,
         runs_per_program=flags.runs_per_program,
+        mesh=cli.mesh(),
     )
     print(report.table_text(path.parent))
     print(path)

@@ -18,7 +18,7 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder seq2seq
     data losses metrics decoding
-    optimizers training evaluation checkpoint results selection outcome program
+    processes devices optimizers training evaluation checkpoint results selection outcome program
     sweep reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
     __init__
 """
