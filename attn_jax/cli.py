@@ -101,10 +101,11 @@ def define_study_flags(
     flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
     text = "most runs that are trained together as one program"
     flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
-    _define_device_flags(fv)
+    define_device_flags(fv)
 
 
-def _define_device_flags(fv: flags.FlagValues) -> None:
+def define_device_flags(fv: flags.FlagValues = FLAGS) -> None:
+    """Define the flags that say on which devices and in how many processes a program is trained."""
     text = (
         "devices that a program is cut over: its runs, and its batches (default: as many as its runs can be spread "
         "over evenly)"
