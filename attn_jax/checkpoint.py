@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from attn_jax import processes
 from attn_jax.errors import UserError
 from attn_jax.shapes import Params, PyTree
 
@@ -27,14 +28,15 @@ def _orbax() -> Any:
 def save_parameters(path: Path, params: Params) -> None:
     """Writes one run's parameters, a flat dict {name: array}, to a directory that appears whole or not at all.
 
-    Raises UserError where it cannot be written.
+    Processes that train as one must all call this: the first one writes, and Orbax makes the others wait. Raises
+    UserError where it cannot be written.
     """
     try:
         _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
-        (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
+        if processes.leads():
+            (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{path}: the parameters cannot be written ({reason}); once they can, go on") from error
+        raise UserError(f"{path}: the parameters cannot be written ({_reason(error)}); once they can, go on") from error
 
 
 def load_parameters(path: Path) -> Params:

@@ -6,27 +6,34 @@ An experiment defines its flags at import and ends with::
         cli.run(main, doc=__doc__)
 
 Exit codes: 0 success (or what `main` returns), 1 an unexpected exception (with its traceback), 2 a mistake of
-the user's (one line on stderr, no traceback), 75 SIGTERM, 130 Ctrl-C, 141 the reader of the output has gone.
+the user's (one line on stderr, no traceback), 75 SIGTERM, or another process of the program has ended, 130 Ctrl-C, 141
+the reader of the output has gone.
 """
 
+import contextlib
 import difflib
 import errno
+import itertools
 import os
 import re
 import select
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 
-from attn_jax import cli_help, config, extensions
+from attn_jax import cli_help, config, extensions, processes
 from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
 from attn_jax.errors import UserError, unknown
 from attn_jax.interruption import Interrupted, handled
+
+if TYPE_CHECKING:
+    from attn_jax.devices import MeshShape
 
 FLAGS = flags.FLAGS
 
@@ -104,12 +111,42 @@ def define_study_flags(
     text = "steps between checkpoints, from which the same command goes on; 0: about once a minute"
     flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)
     flags.DEFINE_integer("keep", 2, "checkpoints of a program that are kept", 1, flag_values=fv)
+    define_device_flags(fv)
 
 
 def define_load_flag(flag_values: flags.FlagValues = FLAGS) -> None:
     """Define `--load`, which `run` obeys before anything else: help and checks know what the files register."""
     text = "Python file that registers scores, cells or other parts of your own; may be repeated"
     flags.DEFINE_multi(Text("FILE"), flags.ArgumentSerializer(), "load", None, text, flag_values=flag_values)
+
+
+def define_device_flags(fv: flags.FlagValues = FLAGS) -> None:
+    """Define the flags that say on which devices and in how many processes a program is trained."""
+    text = (
+        "devices that a program is cut over: its runs, and its batches (default: as many as its runs can be spread "
+        "over evenly)"
+    )
+    flags.DEFINE(Text("run=N,data=N"), "mesh", None, text, flag_values=fv)
+    text = "process 0, where several processes that train as one meet; give each the same command but for --process_id"
+    flags.DEFINE(Text("HOST:PORT"), "coordinator", None, text, flag_values=fv)
+    flags.DEFINE_integer("num_processes", None, "processes that train as one", 1, flag_values=fv)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0", 0, flag_values=fv)
+    text = "auto: the cluster that started this process (Slurm, Kubernetes, MPI, TPU) tells where the others are"
+    flags.DEFINE_enum("distributed", None, ["auto"], text, flag_values=fv)
+
+
+def mesh(flag_values: flags.FlagValues = FLAGS) -> "MeshShape | None":
+    """What `--mesh` says; None without it. Raises UserError."""
+    from attn_jax.devices import MeshShape  # JAX is not needed to tell help.
+
+    text = flag_values["mesh"].value
+    return None if text is None else MeshShape.parse(text)
+
+
+def _group() -> processes.Group | None:
+    """The processes that this one trains with, if its script has the flags."""
+    names = ("coordinator", "num_processes", "process_id", "distributed")
+    return processes.Group.of(*(FLAGS[name].value for name in names)) if names[0] in FLAGS else None
 
 
 def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
@@ -282,15 +319,24 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
                 _parse(words)
                 _quiet_libraries()
                 _cache_programs()
-                with handled():
+                with processes.joined(_group()), _first_process_prints(), handled():
                     code = main()
         except UserError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            if not isinstance(error, processes.ToldError):
+                print(f"{name}: {error}", file=sys.stderr)
             code = 2
         except Interrupted as stop:
             where = f" {stop.where}" if stop.where else ""
             print(f"{name}: stopped{where}; the same command goes on", file=sys.stderr)
             code = stop.code
+        except processes.LostError as error:
+            print(f"{name}: {error}; the same command, given to all processes, goes on", file=sys.stderr)
+            _leave(processes.EXIT_LOST)
+        except Exception:
+            if processes.count() == 1:
+                raise
+            traceback.print_exc()
+            _leave(1)
         sys.stdout.flush()
     except BrokenPipeError:
         if not _stdout_is_broken():
@@ -307,6 +353,22 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _first_process_prints() -> Iterator[None]:
+    if processes.leads():
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends this process of several without waiting for the others, as exiting in order would."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -331,7 +393,7 @@ def _load(words: list[str]) -> None:
     """Loads the files that --load names, wherever it stands. Raises UserError."""
     if "load" not in FLAGS:
         return
-    for word, following in zip(words[1:], [*words[2:], ""], strict=True):
+    for word, following in itertools.pairwise([*words[1:], ""]):
         flag, equals, path = word.partition("=")
         if flag in ("--load", "-load"):
             extensions.load(path if equals else following)

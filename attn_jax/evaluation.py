@@ -13,6 +13,7 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, buckets, pad
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import greedy
+from attn_jax.devices import Placement, fetch
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
 from attn_jax.training import batch_loss
@@ -48,10 +49,16 @@ class Evaluated:
 
 
 class Evaluator:
-    """Evaluates runs on a split; compiled once, used for every checkpoint of a program."""
+    """Evaluates runs on a split; compiled once, used for every checkpoint of a program.
 
-    def __init__(self, model: Model, corpus: Corpus, split: str, *, max_output: int):
+    placement: the devices of the runs; by default one.
+    """
+
+    def __init__(
+        self, model: Model, corpus: Corpus, split: str, *, max_output: int, placement: Placement | None = None
+    ):
         self.model, self.corpus, self.split, self.max_output = model, corpus, split, max_output
+        placement = placement or Placement()
         self.examples = corpus.dataset.splits[split]
         pairs = corpus.encoded[split] if split != "train" else None
         if pairs is None:
@@ -60,15 +67,15 @@ class Evaluator:
         self._index: list[np.ndarray] = []
         for bucket in buckets(pairs, smallest=BATCH, padding=0.25, most=4):
             n = len(bucket.index)
-            size = min(BATCH, n)
+            size = -(-min(BATCH, n) // placement.data) * placement.data  # each device of `data` has an equal part
             count = -(-n // size)
 
             def shape(a: np.ndarray, count: int = count, size: int = size, n: int = n) -> np.ndarray:
                 return np.pad(a, ((0, count * size - n), (0, 0))).reshape(count, size, a.shape[1])
 
-            self._batches.append((jnp.asarray(shape(bucket.source)), jnp.asarray(shape(bucket.target))))
+            self._batches.append(placement.put((shape(bucket.source), shape(bucket.target)), None, "data"))
             self._index.append(bucket.index)
-        self._evaluate = jax.jit(self._run, static_argnames=("decode",))
+        self._evaluate = placement.jit(self._run, out=((), (), ()), static_argnames=("decode",))
 
     def _run(self, params: Params, sources: Array, targets: Array, *, decode: bool) -> tuple[Any, Any, Any]:
         def one(params: Params, source: Array, target: Array) -> tuple[Any, Any, Any]:
@@ -81,7 +88,10 @@ class Evaluator:
         return jax.lax.map(lambda batch: runs(params, *batch), (sources, targets))
 
     def __call__(self, params: Params, *, decode: bool = True) -> list[Evaluated]:
-        """The results of every run of `params`, whose leaves have a leading R axis; without `decode` the loss alone."""
+        """The results of every run of `params`, whose leaves have a leading R axis; without `decode` the loss alone.
+
+        Of several processes each one gets them.
+        """
         runs = next(iter(params.values())).shape[0]
         sums, tokens = np.zeros((runs, 3)), 0.0
         outputs: list[list[list[int]]] = [[[] for _ in self.examples] for _ in range(runs)]
@@ -143,12 +153,12 @@ def trim(ids: Sequence[int] | np.ndarray) -> list[int]:
 def attention_maps(model: Model, params: Params, corpus: Corpus, split: str, chosen: Sequence[int], limit: int) -> list:
     """Greedy outputs of some examples with their weights, for each run [{source, target, weights}]: tokens and rows."""
     sources = [corpus.encoded[split][i][0] for i in chosen]
-    source = jnp.asarray(pad(sources, max(map(len, sources))))
-    decode = jax.jit(jax.vmap(lambda p: greedy(model.bind(p), source, source != PAD, limit)))
-    found = decode(params)
+    source = pad(sources, max(map(len, sources)))
+    decode = jax.jit(jax.vmap(lambda p: greedy(model.bind(p), jnp.asarray(source), source != PAD, limit)))
+    found = fetch(decode(params))
     if found.weights.shape[-1] == 0:
         return [[] for _ in range(found.tokens.shape[0])]
-    tokens, weights = np.asarray(found.tokens), np.asarray(found.weights)
+    tokens, weights = found.tokens, found.weights
     weights = weights.mean(axis=3) if weights.ndim == 5 else weights  # one map, the mean of all heads
     maps = []
     for run in range(tokens.shape[0]):

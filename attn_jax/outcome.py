@@ -1,11 +1,12 @@
 """What a run leaves on disk: predictions, attention maps, parameters, vocabularies and, last, `result.json`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, extensions, results
+from attn_jax import checkpoint, evaluation, extensions, processes, results
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
@@ -34,11 +35,29 @@ class Outcome:
 
 
 def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> None:
-    """Writes the run's files. Raises UserError where they cannot be written, and if the directory has gone."""
+    """Writes the run's files. Processes that train as one must all call this; the first one writes.
+
+    Raises UserError where they cannot be written, and if the directory has gone.
+    """
     run_id = configs.run_id(outcome.config, corpus.fingerprint)
     folder = output.run(run_id)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder}: was removed while the run was trained; start the command again")
+    vocabulary = {
+        "source": corpus.source.to_json(),
+        "target": corpus.target.to_json(),
+        "max_length": evaluation.max_length(outcome.config, corpus),
+    }
+    if processes.leads():
+        _write_beside(folder, outcome, corpus, vocabulary)
+    checkpoint.save_parameters(folder / "parameters", outcome.params)
+    if processes.leads():
+        result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}
+        results.write_json(folder / "result.json", results.sealed(result))
+
+
+def _write_beside(folder: Path, outcome: Outcome, corpus: Corpus, vocabulary: dict[str, Any]) -> None:
+    """All but parameters and result."""
     for split, evaluated in outcome.evaluated.items():
         results.write_predictions(
             folder / f"predictions.{split}.jsonl",
@@ -49,15 +68,7 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
         )
     if outcome.maps:
         results.write_json(folder / "attention.json", {"examples": outcome.maps})
-    vocabulary = {
-        "source": corpus.source.to_json(),
-        "target": corpus.target.to_json(),
-        "max_length": evaluation.max_length(outcome.config, corpus),
-    }
     results.write_json(folder / "vocabulary.json", vocabulary)
-    checkpoint.save_parameters(folder / "parameters", outcome.params)
-    result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}
-    results.write_json(folder / "result.json", results.sealed(result))
 
 
 def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict[str, Any]:

@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import jax.numpy as jnp
 import numpy as np
 
 from attn_jax import config as configs
-from attn_jax import evaluation, outcome, results
+from attn_jax import evaluation, outcome, processes, results
 from attn_jax.clock import Clock
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
+from attn_jax.devices import MeshShape, Placement, fetch
 from attn_jax.evaluation import Evaluated, Evaluator
 from attn_jax.outcome import Outcome
 from attn_jax.progression import SAVING, Position, Saving, Schedule, Vault
@@ -47,22 +47,25 @@ def train(
     program: str,
     progress: Progress,
     saving: Saving = SAVING,
+    mesh: MeshShape | None = None,
 ) -> None:
     """Trains runs of equal structure together, tests them, and writes their results and the program's timing.
 
     Goes on from the program's newest checkpoint, if it has one. Of a run that has a result already nothing is written.
-    Raises Interrupted, with a checkpoint written, when a signal asks to stop.
+    mesh: how the program is cut over devices, by default as `devices.fitting` says. Of several processes, which must
+    all call this, the first one writes. Raises Interrupted, with a checkpoint written, when a signal asks to stop.
     """
-    trainer = Trainer(members, corpus)
+    placement = Placement.of(len(members), members[0].train.batch_size, mesh)
+    trainer = Trainer(members, corpus, placement=placement)
     config = trainer.config
     metric = config.train.metric or corpus.dataset.info.metric
     limit = evaluation.max_length(config, corpus)
-    dev = Evaluator(trainer.model, corpus, "dev", max_output=limit) if "dev" in corpus.encoded else None
+    dev = _evaluator(trainer, corpus, "dev", limit) if "dev" in corpus.encoded else None
     schedule = Schedule.of(trainer, evaluates=dev is not None)
     clock = Clock(trainer)
     vault = Vault(output.program(program), members, trainer, clock, saving)
     now = vault.restore(metric) or Position.first(trainer, metric)
-    logs = _begin(members, corpus, output, now.settled)
+    logs = _begin(members, corpus, output, now.settled) if processes.leads() else {}
     selection = now.selection
     progress.begin(members, trainer.total_steps, now.step)
     with contextlib.ExitStack() as stack:
@@ -81,7 +84,7 @@ def train(
                 progress.advance(now.step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
                 vault.keep(now, logs)
             epoch = end / trainer.plan.steps_per_epoch
-            selection.note_failures(np.asarray(now.states.failed))
+            selection.note_failures(fetch(now.states.failed))
             _log_training(logs, going, end, epoch, now.take_reports())
             if dev is not None and schedule.evaluates(end):
                 found = dev(now.states.params, decode=metric not in evaluation.LOSS_METRICS)
@@ -89,22 +92,27 @@ def train(
                 for run, log in _of(logs, going):
                     log.write(end, epoch, "dev", found[run].metrics)
                 selection.update(values, now.states.params, end)
-                now.states = now.states._replace(active=jnp.asarray(selection.going))
+                now.states = now.states._replace(active=placement.place(selection.going))
                 progress.evaluated(end, metric, values[going].tolist())
             now.settled = end
             vault.keep(now, logs)
     step = now.settled
     # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
     selection.take_last(now.states.params, step, every_run=dev is None or config.train.select == "last")
-    results.write_json(output.program(program) / "timing.json", clock.timing(step))
+    if processes.leads():
+        results.write_json(output.program(program) / "timing.json", clock.timing(step))
 
     outcomes = _test(trainer, corpus, selection, step, dev, limit)
-    written = [outcomes[run] for run in logs]
+    written = [outcomes[run] for run in processes.decided(lambda: list(logs))]
     for one in written:
         outcome.write(output, one, corpus, program)
     vault.remove()
     own = corpus.dataset.info.metric
     progress.finish(own, [next(iter(one.evaluated.values())).metrics[own] for one in written])
+
+
+def _evaluator(trainer: Trainer, corpus: Corpus, split: str, limit: int) -> Evaluator:
+    return Evaluator(trainer.model, corpus, split, max_output=limit, placement=trainer.placement)
 
 
 def _begin(members: Sequence[Config], corpus: Corpus, output: Output, step: int) -> dict[int, Log]:
@@ -144,16 +152,17 @@ def _test(
     found: dict[str, list[Evaluated]] = {}
     for split in corpus.encoded:
         if split not in ("train", "dev"):
-            found[split] = Evaluator(trainer.model, corpus, split, max_output=limit)(selection.params)
+            found[split] = _evaluator(trainer, corpus, split, limit)(selection.params)
     first = next(iter(found))
     if dev is not None:
         found["dev"] = dev(selection.params)
     chosen = _representative(corpus, first)
     maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit)
+    params = fetch(selection.params)
     return [
         Outcome(
             config=member,
-            params={name: value[run] for name, value in selection.params.items()},
+            params={name: value[run] for name, value in params.items()},
             evaluated={split: evaluated[run] for split, evaluated in found.items()},
             maps=maps[run],
             selected_step=int(selection.step[run]),

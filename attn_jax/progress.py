@@ -8,6 +8,17 @@ from statistics import fmean
 from attn_jax.config import Config, differences, get
 
 
+class Silent:
+    """Tells nothing: the progress of a process whose work another one tells of."""
+
+    total = number = 0
+
+    def begin(self, *_: object) -> None:
+        """A program starts."""
+
+    advance = evaluated = finish = begin
+
+
 class Console:
     """Tells of one program after another. total: programs of the study."""
 

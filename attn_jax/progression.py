@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from attn_jax import config as configs
-from attn_jax import results
+from attn_jax import processes, results
 from attn_jax.checkpoint import Checkpoints
 from attn_jax.clock import Clock
 from attn_jax.config import Config
@@ -166,20 +166,25 @@ class Vault:
         states = jax.eval_shape(self.trainer.start)
         part = jax.ShapeDtypeStruct((INTERVAL, len(self.members)), np.float32)
         tree = self._tree(states, states.params, dict.fromkeys(Steps._fields, part))
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+        place = self.trainer.placement
+        reports = place.abstract(tree.pop("reports"))
+        return place.abstract(tree, "run") | {"reports": reports}
 
     def keep(self, now: Position, logs: Mapping[int, Log]) -> None:
         """Writes a checkpoint if one is due, or a signal came, which raises Interrupted then. Raises UserError."""
         if not (self.folder / "program.json").exists():
             raise UserError(f"{self.folder}: was removed while its program trained; start the command again")
-        if not HANDLER.pending:
-            if self._due(now.step):
-                self._save(now, logs.values())
-            return
-        if now.step > self._saved_step:
+        # All processes do what one of them was asked to, and what the first one's clock says.
+        leads = processes.leads()
+        signal, due, self.clock.dispatch = processes.highest(
+            [HANDLER.pending or 0, leads and self._due(now.step), leads and self.clock.dispatch]
+        )
+        if due or (signal and now.step > self._saved_step):
             self._save(now, logs.values())
+        if not signal:
+            return
         self.checkpoints.close()
+        HANDLER.pending = signal
         HANDLER.check(f"at step {now.step} of {self.trainer.total_steps} of program {self.folder.name}, which is saved")
 
     def _due(self, step: int) -> bool:
@@ -210,4 +215,5 @@ class Vault:
 
     def remove(self) -> None:
         """Removes the checkpoints of a program whose runs have their results."""
-        shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
+        if processes.leads():
+            shutil.rmtree(self.checkpoints.directory, ignore_errors=True)

@@ -65,7 +65,7 @@ class Selection:
     def take(self, chosen: np.ndarray, params: Params, step: int) -> None:
         """Makes the present parameters of the chosen runs the selected ones."""
         if chosen.any():
-            self.params = _where(jnp.asarray(chosen), params, self.params)
+            self.params = _where(chosen, params, self.params)
             self.step[chosen] = step
 
     def take_last(self, params: Params, step: int, *, every_run: bool) -> None:
@@ -95,6 +95,6 @@ class Selection:
 
 
 @jax.jit
-def _where(chosen: Array, new: Params, old: Params) -> Params:
+def _where(chosen: Array | np.ndarray, new: Params, old: Params) -> Params:
     """Leaves of `new` for the chosen runs, of `old` for the others."""
     return jax.tree.map(lambda n, o: jnp.where(chosen.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)

@@ -11,13 +11,14 @@ from typing import IO, Any
 import jax
 
 from attn_jax import config as configs
-from attn_jax import data, extensions, program, report, results
+from attn_jax import data, devices, extensions, processes, program, report, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
+from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
 from attn_jax.evaluation import LOSS_METRICS
 from attn_jax.metrics import OUTPUT_METRICS
-from attn_jax.progress import Console
+from attn_jax.progress import Console, Silent
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.sweep import groups, merged
@@ -62,19 +63,28 @@ def run(
     reference: Sequence[Mapping[str, Any]] = (),
     runs_per_program: int = 16,
     saving: Saving = SAVING,
+    mesh: MeshShape | None = None,
 ) -> Path:
     """Trains every variant with every seed that has no result yet, and writes results.csv and report.html.
 
     Several processes may do so in one directory at a time: each program is trained by one of them, and each waits for
     the runs that another has in hand. reference: published figures to be shown beside ours, [{"dataset", "variant":
     {path: value}, "metric", "value", "source"}]; one without a data set counts for all. saving: when checkpoints are
-    written, from which the same call goes on after it was stopped or killed. Returns the path of the report.
-    Raises UserError before anything is trained if a variant is illegal.
+    written, from which the same call goes on after it was stopped or killed. mesh: how every program is cut over
+    devices, by default as `devices.fitting` says. Returns the path of the report.
+
+    Processes that train as one (see `processes`) must all call this, with the same arguments and a directory that all
+    of them reach; the first one decides and writes. Raises UserError before anything is trained if a variant is
+    illegal.
     """
     distinct, dropped = merged(variants)
+    if mesh is not None:
+        devices.check(mesh)
+        for variant in distinct:
+            devices.check_program(mesh, mesh.run, variant.train.batch_size)
     if not seeds:
         raise UserError("a study needs at least one seed")
-    if dropped:
+    if dropped and processes.leads():
         print(
             f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
         )
@@ -90,18 +100,28 @@ def run(
         for seed in seeds:
             member = configs.override(variant, {"seed": seed})
             runs[configs.run_id(member, corpus.fingerprint)] = member
-    # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
-    output = Output(out)
+    if processes.decided(lambda: list(runs)) != list(runs):
+        raise UserError(f"process {processes.index()}: its data or its flags are not those of process 0")
     call = {"titles": [title], "commands": [command], "reference": list(reference), "data": fingerprints}
-    with output.alone():
-        _write_study(output, list(runs), call)
-    finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
-    _tell_reused(finished, len(runs))
-    _train(runs, corpora, output, runs_per_program, saving)
-    with output.alone():
-        # A call that began after this one may have left out runs that had no result yet.
-        _write_study(output, list(runs), {})
-        report.build(output.path)
+
+    def begin() -> None:
+        # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
+        output = Output(out)
+        with output.alone():
+            _write_study(output, list(runs), call)
+        finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
+        _tell_reused(finished, len(runs))
+
+    def finish() -> None:
+        with output.alone():
+            # A call that began after this one may have left out runs that had no result yet.
+            _write_study(output, list(runs), {})
+            report.build(output.path)
+
+    processes.decided(begin)
+    output = Output(out)
+    _train(runs, corpora, output, runs_per_program, saving, mesh)
+    processes.decided(finish)
     return output.path / "report.html"
 
 
@@ -151,34 +171,56 @@ class Work:
     left: int
 
 
-def _train(runs: Mapping[str, Config], corpora: Corpora, output: Output, size: int, saving: Saving) -> None:
+def _train(
+    runs: Mapping[str, Config],
+    corpora: Corpora,
+    output: Output,
+    size: int,
+    saving: Saving,
+    mesh: MeshShape | None,
+) -> None:
     """Trains programs until every run has a result, each in one of the processes that work in the directory."""
-    progress, waiting = Console(0), False
+    progress = Console(0) if processes.leads() else Silent()
     trained: set[str] = set()
+    claims = contextlib.ExitStack()  # of the first process
+
+    def choose() -> list | None:
+        work = _wait_for_work(runs, trained, output, size, mesh)
+        if work is None:
+            return None
+        claims.enter_context(work.claim)
+        _tell_taken_up(work, output)
+        progress.total = progress.number + work.left
+        return [work.program, work.members]
+
+    while (choice := processes.decided(choose)) is not None:
+        name, ids = choice
+        members = [runs[member] for member in ids]
+        with claims:
+            with _told_of_memory(name, ids, output):
+                program.train(members, corpora.corpus(members[0]), output, name, progress, saving, mesh)
+            assert not processes.leads() or all(map(output.done, ids)), "a program leaves no run without a result"
+        trained.update(ids)
+
+
+def _wait_for_work(
+    runs: Mapping[str, Config], trained: set[str], output: Output, size: int, mesh: MeshShape | None
+) -> Work | None:
+    """The next program to train; None when every run has a result."""
+    waiting = False
     while True:
         with output.alone():
-            work, elsewhere = _next(runs, trained, output, size)
-        if work is not None:
-            waiting = False
-            members = [runs[member] for member in work.members]
-            with work.claim:
-                _tell_taken_up(work, output)
-                progress.total = progress.number + work.left
-                with _told_of_memory(work, output):
-                    program.train(members, corpora.corpus(members[0]), output, work.program, progress, saving)
-                assert all(map(output.done, work.members)), "a program leaves no run without a result"
-            trained |= set(work.members)
-        elif elsewhere:
-            if not waiting:
-                print(f"waiting for {elsewhere} run(s) that another process trains", file=sys.stderr, flush=True)
-            waiting = True
-            time.sleep(POLL)
-        else:
-            return
+            work, elsewhere = _next(runs, trained, output, size, mesh)
+        if work is not None or not elsewhere:
+            return work
+        if not waiting:
+            print(f"waiting for {elsewhere} run(s) that another process trains", file=sys.stderr, flush=True)
+        waiting = True
+        time.sleep(POLL)
 
 
 @contextlib.contextmanager
-def _told_of_memory(work: Work, output: Output) -> Iterator[None]:
+def _told_of_memory(name: str, members: Sequence[str], output: Output) -> Iterator[None]:
     """Raises UserError where memory runs out. A program that has no checkpoint yet may be cut in smaller ones."""
     try:
         yield
@@ -186,18 +228,19 @@ def _told_of_memory(work: Work, output: Output) -> Iterator[None]:
         text = str(error)
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text and "ut of memory" not in text:
             raise
-        folder = output.program(work.program)
-        if not (folder / "checkpoints").exists():
+        folder = output.program(name)
+        if processes.leads() and not (folder / "checkpoints").exists():
             (folder / "program.json").unlink(missing_ok=True)
-        runs = len(work.members)
+        runs = len(members)
         lower = f"set --runs_per_program below {runs}, or lower" if runs > 1 else "lower"
         raise UserError(
-            f"program {work.program}: out of memory with {runs} run(s) together; {lower} --batch_size or the "
-            "model's sizes"
+            f"program {name}: out of memory with {runs} run(s) together; {lower} --batch_size or the model's sizes"
         ) from error
 
 
-def _next(runs: Mapping[str, Config], trained: set[str], output: Output, size: int) -> tuple[Work | None, int]:
+def _next(
+    runs: Mapping[str, Config], trained: set[str], output: Output, size: int, mesh: MeshShape | None = None
+) -> tuple[Work | None, int]:
     """The next program to train, claimed; and how many runs without a result other processes have in hand.
 
     trained: runs that this call has trained, and does not train again for the sake of another program.
@@ -216,6 +259,10 @@ def _next(runs: Mapping[str, Config], trained: set[str], output: Output, size: i
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
     begun = {name: recorded[name] for name in claims if runs.keys() - trained >= set(recorded[name])}
     plan = _plan(missing, begun, taken, size)
+    if mesh is not None:
+        # All of the plan, so that the first program does not train before the second one turns out to be impossible.
+        for members in plan.values():
+            devices.check_program(mesh, len(members), runs[members[0]].train.batch_size)
     chosen = next(iter(plan), None)
     for name, claim in claims.items():
         if name != chosen:

@@ -21,6 +21,7 @@ from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
 from attn_jax.data.plan import Plan
 from attn_jax.data.text import BOS, PAD
 from attn_jax.decoder import Decoder
+from attn_jax.devices import Placement
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
 from attn_jax.losses import Totals, cross_entropy, repeated_attention
@@ -118,13 +119,22 @@ def check_sources(config: Config, corpus: Corpus) -> None:
 class Trainer:
     """The compiled programs of one group of runs.
 
-    members: runs of equal structure. corpus: their data. dtype: of parameters and computation.
+    members: runs of equal structure. corpus: their data. dtype: of parameters and computation. placement: the devices
+    that train them; by default one.
     """
 
-    def __init__(self, members: Sequence[Config], corpus: Corpus, *, dtype: Any = jnp.float32):
+    def __init__(
+        self,
+        members: Sequence[Config],
+        corpus: Corpus,
+        *,
+        dtype: Any = jnp.float32,
+        placement: Placement | None = None,
+    ):
         if len({configs.structure(member) for member in members}) != 1:
             raise ValueError("the runs of a program must have equal structure")
         self.members, self.corpus, self.config, self.dtype = list(members), corpus, members[0], dtype
+        self.placement = placement or Placement()
         self.model = Model(self.config, len(corpus.source.vocabulary), len(corpus.target.vocabulary), dtype)
         batch_size = self.config.train.batch_size
         pairs = corpus.encoded["train"]
@@ -140,10 +150,11 @@ class Trainer:
             replacement=self.config.train.sampling == "replacement",
         )
         table = [configs.traced(member) for member in members]
-        self.numbers = {path: jnp.array([row[path] for row in table], dtype) for path in table[0]}
-        self.keys = jax.vmap(jax.random.key)(np.array([member.seed % 2**32 for member in members], np.uint32))
-        self._data: list[Bucket] = jax.tree.map(jnp.asarray, self.buckets)
-        self._chunk = jax.jit(self._run_chunk, donate_argnums=(0,))
+        self.numbers = self.placement.place({path: jnp.array([row[path] for row in table], dtype) for path in table[0]})
+        seeds = np.array([member.seed % 2**32 for member in members], np.uint32)
+        self.keys = self.placement.place(jax.vmap(jax.random.key)(seeds))
+        self._data: list[Bucket] = self.placement.put(self.buckets)
+        self._chunk = self.placement.jit(self._run_chunk, donate_argnums=(0,), out=(("run",), ()))
         self.compiled: set[int] = set()
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -156,9 +167,10 @@ class Trainer:
             params = self.model.init(jax.random.fold_in(key, 0))
             return params, transformation(self.config.optim, numbers).init(params)
 
-        params, optimizer = jax.jit(lambda inputs: jax.lax.map(one, inputs))((self.keys, self.numbers))
+        first = self.placement.each_run(lambda inputs: jax.lax.map(one, inputs))
+        params, optimizer = jax.jit(first)((self.keys, self.numbers))
         runs = len(self.members)
-        return States(params, optimizer, jnp.ones(runs, bool), jnp.full(runs, -1, jnp.int32))
+        return States(params, optimizer, *self.placement.place((np.ones(runs, bool), np.full(runs, -1, np.int32))))
 
     # -- steps ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +182,8 @@ class Trainer:
         by_seed = {member.seed: self.plan.indices(member.seed, start, count) for member in self.members}
         indices[:count] = np.stack([by_seed[member.seed] for member in self.members], axis=1)
         self.compiled.add(length)
-        states, steps = self._chunk(states, self._data, self.numbers, self.keys, start, ids, indices)
+        rows = self.placement.put(indices, None, "run", "data")
+        states, steps = self._chunk(states, self._data, self.numbers, self.keys, start, ids, rows)
         return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
 
     def _run_chunk(

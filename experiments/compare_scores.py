@@ -57,6 +57,7 @@ def main() -> None:
         command=cli.command_line(),
         runs_per_program=flags.runs_per_program,
         saving=study.Saving(flags.checkpoint_every, flags.keep),
+        mesh=cli.mesh(),
     )
     print(report.table_text(path.parent))
     print(path)

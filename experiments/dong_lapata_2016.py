@@ -70,6 +70,7 @@ def main() -> None:
         reference=reference,
         runs_per_program=flags.runs_per_program,
         saving=study.Saving(flags.checkpoint_every, flags.keep),
+        mesh=cli.mesh(),
     )
     print(report.table_text(path.parent))
     print(path)

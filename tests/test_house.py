@@ -18,7 +18,8 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder transformer seq2seq
     data losses metrics decoding alignment
-    optimizers training evaluation checkpoint results export selection outcome clock progression program
+    processes devices optimizers training evaluation checkpoint results export selection outcome
+    clock progression program
     sweep reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
     __init__
 """
