@@ -127,7 +127,9 @@ def array(seed: int = 0) -> tuple[Row, ...]:
     for first in sorted(all_pairs(), key=lambda pair: -len(AXES[pair[0][0]]) * len(AXES[pair[1][0]])):
         if first not in missing:
             continue
-        row = next(filter(legal, completions(first)), None)
+        # A pair that needs more than one further change may fit into a row that has them.
+        fitted = (row_of({**dict(zip(AXES, row, strict=True)), **dict(first)}) for row in rows)
+        row = next(filter(legal, itertools.chain(completions(first), fitted)), None)
         if row is not None:
             row = _grown(row, [axis for axis in AXES if axis not in dict(first)], missing, draw)
             rows.append(row)
