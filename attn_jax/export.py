@@ -26,8 +26,9 @@ def write_tensors(path: Path, params: Params, about: Mapping[str, Any]) -> None:
     """
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(value) for name, value in params.items()}
-    content = save(arrays, {"format": "np", KEY: json.dumps(about, ensure_ascii=False)})
+    arrays = {name: np.asarray(value, order="C") for name, value in params.items()}
+    # One entry alone: of several the order is random, and the same model would give different files.
+    content = save(arrays, {KEY: json.dumps(about, ensure_ascii=False)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ STUDY: Kinds = {
 }
 FIGURE: Kinds = {"variant": dict, "metric": str, "value": float | int}
 
-AGAIN = "put it back, or remove it: what is missing is made again or left out"
+AGAIN = "remove it to have it made again, or put it back"
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def read_json(path: Path, kinds: Kinds | None = None) -> Any:
     return value
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, remedy: str = AGAIN) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -113,19 +113,19 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); {AGAIN}") from None
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); {remedy}") from None
 
 
-def _parsed(text: str, where: str, line: int = 0) -> Any:
+def _parsed(text: str, where: str, line: int = 0, remedy: str = AGAIN) -> Any:
     """The value of a JSON text. line: its number in a file of many; 0: the text is the whole file."""
     try:
         value = json.loads(text)
         if "\\u" in text:  # Half of a surrogate pair is JSON, but no text that could be written or hashed.
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); {AGAIN}") from None
+        raise UserError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); {remedy}") from None
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets thousands deep
-        raise UserError(f"{where}{f':{line}' * bool(line)}: not JSON that can be read ({error}); {AGAIN}") from None
+        raise UserError(f"{where}:{line or 1}: not JSON that can be read ({error}); {remedy}") from None
     return value
 
 
@@ -161,10 +161,11 @@ def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    *lines, _ = _text(path).split("\n")
+    remedy = "remove it to do without it, or put it back"
+    *lines, _ = _text(path, remedy).split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
-        rows.append(_parsed(line, str(path), number))
+        rows.append(_parsed(line, str(path), number, remedy))
         check(rows[-1], kinds, f"{path}:{number}")
     return rows
 

@@ -37,7 +37,7 @@ def rewritten(path: Path, change) -> Path:
     """The file with tensors and metadata changed by another program."""
     tensors, about = load_file(path), about_of(path)
     change(tensors, about)
-    save_file(tensors, path, {"format": "np", "attn_jax": json.dumps(about)})
+    save_file(tensors, path, {"attn_jax": json.dumps(about)})
     return path
 
 
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_named(change, path):
 
 def test_files_of_other_programs(path, tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "foreign")
-    save_file({"a": np.zeros(3)}, tmp_path / "tagged", {"format": "pt", "attn_jax": "{"})
+    save_file({"a": np.zeros(3)}, tmp_path / "tagged", {"attn_jax": "{"})
     (tmp_path / "text").write_text("a model\n")
     (tmp_path / "empty").write_bytes(b"")
     for name, message in {

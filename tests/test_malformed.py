@@ -139,6 +139,30 @@ def test_a_wrong_call_is_one_line(case: str, home: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
+LOADS = {
+    "missing": (None, "cannot be read"),
+    "no Python": (b"class A:\n  x =\n", "line 2"),
+    "no text": (b"x = 1\n\xff\xfe\n", "--load="),
+    "null bytes": (b"x = 1\0\n", "--load="),
+    "an exception": (b"x = 1\nraise ValueError('no\\nmore')\n", "line 2: ValueError: no more"),
+    "a name that is taken": (b"from attn_jax.scores import SCORES, Dot\nSCORES.register(Dot)\n", "line 2"),
+    "an import that fails": (b"import nothing_of_that_name\n", "line 1: ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("case", LOADS)
+def test_a_wrong_file_to_load_is_one_line(case: str, home: Path, words: list[str], tmp_path: Path) -> None:
+    if "load" not in cli.FLAGS:
+        pytest.skip("there is no --load")
+    (content, message), path = LOADS[case], tmp_path / "mine.py"
+    if content is not None:
+        path.write_bytes(content)
+    said = command(*words, f"--load={path}", f"--out={tmp_path / 'out'}")
+    assert message in said.complaint
+    assert str(path) in said.complaint
+    assert not (tmp_path / "out").exists()
+
+
 # -- text files -----------------------------------------------------------------------------------------------------
 
 GOOD = b"a b c\nb c\nc a\n"
@@ -558,6 +582,15 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(words: list[str], 
     assert len(list(out.glob("runs/*/result.json"))) == 5
     assert {name: contents(out / "runs")[name] for name in before} == before
     assert not [path for path in out.rglob(".*") if path.name != ".lock"], "nothing half written is left"
+
+
+def test_a_full_disk_for_prepared_data_is_one_line(words: list[str], tmp_path: Path) -> None:
+    process = alone("-c", LIMITED, str(SCRIPT), *words, f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}")
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith(f"compare_scores: --data_dir={tmp_path / 'data'}: cannot be written (")
+    assert "File too large" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_is_full_is_one_line(words: list[str], out: Path) -> None:

@@ -47,7 +47,7 @@ def prepared(info: Info, key: str, read: Callable[[], Mapping[str, Sequence[Exam
                 validate(info.name, splits)
                 try:
                     _write(info, key, splits, data_dir)
-                except OSError as error:
+                except (OSError, RuntimeError) as error:  # ArrayRecord's own errors are of the second kind.
                     raise _unwritable(data_dir, error) from None
                 kept = _kept(info, key, data_dir)
     if kept is None:
@@ -154,8 +154,8 @@ def _check_writable(data_dir: Path) -> None:
         raise _unwritable(data_dir, error) from None
 
 
-def _unwritable(data_dir: Path, error: OSError) -> UserError:
-    reason = error.strerror or error
+def _unwritable(data_dir: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)[:200]
     return UserError(
         f"--data_dir={data_dir}: cannot be written ({reason}); choose another --data_dir or set ATTN_JAX_DATA"
     )
