@@ -36,7 +36,7 @@ RATES = (0.05, 1e-300, 0.01, 1e308)
 """Of the four runs: the second one never gets better, the last one overflows."""
 
 cli.define_device_flags()
-flags.DEFINE_list("meshes", ["run=1"], "meshes, a / for the comma in each")
+flags.DEFINE_list("meshes", ["run=1"], "meshes, a + for the comma in each")
 flags.DEFINE_integer("bits", 64, "of numbers: 32 or 64")
 flags.DEFINE_string("results", "", "file of the results, .npz, PROCESS in its name for the number of the process")
 flags.DEFINE_string(
@@ -130,11 +130,11 @@ def main() -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     found: dict[str, np.ndarray] = {}
     for number, mesh in enumerate(given.meshes):
-        setting = Setting(mesh.replace("/", ","))
+        setting = Setting(mesh.replace("+", ","))
         results = setting.results()
         if given.checkpoint:
             results |= setting.resumed(Path(given.checkpoint), write=number == 0)
-        found |= {f"{mesh}/{name}": value for name, value in results.items()}
+        found |= {f"{mesh}:{name}": value for name, value in results.items()}
     np.savez(given.results.replace("PROCESS", str(processes.index())), **found)
     while given.forever:
         setting.train(setting.trainer.start(), 0, STEPS)

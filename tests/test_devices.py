@@ -62,7 +62,7 @@ def said(folder, number):
 
 def of_mesh(found, mesh):
     """The results on a mesh, by name."""
-    return {name.removeprefix(f"{mesh}/"): value for name, value in found.items() if name.startswith(f"{mesh}/")}
+    return {name.removeprefix(f"{mesh}:"): value for name, value in found.items() if name.startswith(f"{mesh}:")}
 
 
 def assert_same(found, wanted):
@@ -89,13 +89,13 @@ def assert_worthwhile(found):
 def one_process(tmp_path_factory):
     """Results on one device and on eight, and what went on from a checkpoint that the eight wrote."""
     folder = tmp_path_factory.mktemp("devices")
-    meshes = "run=4/data=2,run=1"
+    meshes = "run=4+data=2,run=1"
     on_devices(8, f"--meshes={meshes}", f"--results={folder}/found.npz", f"--checkpoint={folder}/checkpoint")
     return dict(np.load(folder / "found.npz"))
 
 
 def test_eight_devices_compute_what_one_does(one_process):
-    alone, eight = of_mesh(one_process, "run=1"), of_mesh(one_process, "run=4/data=2")
+    alone, eight = of_mesh(one_process, "run=1"), of_mesh(one_process, "run=4+data=2")
     assert_worthwhile(alone)
     assert_same(eight, alone)
     assert (alone["exact/devices"], eight["exact/devices"]) == (1, 8)
@@ -104,7 +104,7 @@ def test_eight_devices_compute_what_one_does(one_process):
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_one(one_process):
     # In the unbroken program runs stop on the way; the third one does not.
-    for mesh in ("run=1", "run=4/data=2"):
+    for mesh in ("run=1", "run=4+data=2"):
         found = of_mesh(one_process, mesh)
         for name, value in found.items():
             if name.startswith("resumed/"):
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_one(one_process):
 
 
 def test_two_processes_train_as_one_and_end_together(one_process, tmp_path):
-    command = [str(TESTS / "on_devices.py"), "--meshes=run=2/data=2", f"--results={tmp_path}/PROCESS.npz", "--forever"]
+    command = [str(TESTS / "on_devices.py"), "--meshes=run=2+data=2", f"--results={tmp_path}/PROCESS.npz", "--forever"]
     pair = together(2, command, tmp_path)
     try:
         deadline = time.monotonic() + 300
@@ -133,14 +133,14 @@ def test_two_processes_train_as_one_and_end_together(one_process, tmp_path):
     alone = of_mesh(one_process, "run=1")
     alone = {name: value for name, value in alone.items() if not name.startswith("resumed/")}
     for number in range(2):
-        found = of_mesh(dict(np.load(tmp_path / f"{number}.npz")), "run=2/data=2")
+        found = of_mesh(dict(np.load(tmp_path / f"{number}.npz")), "run=2+data=2")
         assert found["exact/devices"] == 4
         assert_same(found, alone)
 
 
 @pytest.mark.slow
 def test_any_mesh_computes_what_one_device_does(tmp_path):
-    meshes = ["run=1", "run=2", "data=2", "run=4", "run=2/data=2", "data=4", "run=2/data=4"]
+    meshes = ["run=1", "run=2", "data=2", "run=4", "run=2+data=2", "data=4", "run=2+data=4"]
     on_devices(8, f"--meshes={','.join(meshes)}", f"--results={tmp_path}/found.npz")
     found = dict(np.load(tmp_path / "found.npz"))
     for mesh in meshes[1:]:
