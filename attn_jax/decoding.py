@@ -31,11 +31,11 @@ class Decoded(NamedTuple):
     place of K for which a search found none.
     """
 
-    tokens: Int[Array, "B *K L"]
-    weights: Float[Array, "B *KLN S"]
-    log_probability: Float[Array, "B *K"]
-    score: Float[Array, "B *K"]
-    lengths: Int[Array, "B *K"]
+    tokens: Int[Array, "*BK L"]
+    weights: Float[Array, "*BKLN S"]
+    log_probability: Float[Array, "*BK"]
+    score: Float[Array, "*BK"]
+    lengths: Int[Array, "*BK"]
 
 
 class Prediction(NamedTuple):

@@ -52,7 +52,8 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
     logs = _begin(members, corpus, output)
     metric = config.train.metric or corpus.dataset.info.metric
     limit = evaluation.max_length(config, corpus)
-    dev = Evaluator(trainer.model, corpus, "dev", max_output=limit) if "dev" in corpus.encoded else None
+    seeds = [member.seed for member in members]
+    dev = Evaluator(trainer.model, corpus, "dev", max_output=limit, seeds=seeds) if "dev" in corpus.encoded else None
     every: float = trainer.total_steps
     if dev is not None:
         every = min(every, config.train.eval_every or max(1, trainer.plan.steps_per_epoch))
@@ -76,7 +77,7 @@ def train(members: Sequence[Config], corpus: Corpus, output: Output, program: st
         progress.advance(step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
         if dev is not None and step == boundary:
             evaluations += 1
-            found = dev(states.params, decode=metric not in evaluation.LOSS_METRICS)
+            found = dev(states.params, decode=metric not in evaluation.LOSS_METRICS, greedily=True)
             values, going = np.array([one.metrics[metric] for one in found]), selection.going
             for run, log in _of(logs, going):
                 log.write(step, epoch, "dev", found[run].metrics)
@@ -130,14 +131,15 @@ def _test(
 ) -> list[Outcome]:
     """Evaluates the selected parameters of every run on all test splits, then on dev."""
     found: dict[str, list[Evaluated]] = {}
+    seeds = [member.seed for member in trainer.members]
     for split in corpus.encoded:
         if split not in ("train", "dev"):
-            found[split] = Evaluator(trainer.model, corpus, split, max_output=limit)(selection.params)
+            found[split] = Evaluator(trainer.model, corpus, split, max_output=limit, seeds=seeds)(selection.params)
     first = next(iter(found))
     if dev is not None:
         found["dev"] = dev(selection.params)
     chosen = _representative(corpus, first)
-    maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit)
+    maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit, seeds)
     return [
         Outcome(
             config=member,

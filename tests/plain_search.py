@@ -72,8 +72,10 @@ def exhaustive(predict: Predictor, vocabulary: int, limit: int, ranked: Ranked, 
     return sorted((ranked.hypothesis(s, predict) for s in found), key=lambda h: -h.score)
 
 
-def beam(predict: Predictor, vocabulary: int, limit: int, k: int, ranked: Ranked, min_length: int = 0) -> list[Hypothesis]:
-    """The rule of the docstring of attn_jax.beam, without an early stop."""
+def beam(
+    predict: Predictor, vocabulary: int, limit: int, k: int, ranked: Ranked, min_length: int = 0
+) -> list[Hypothesis]:
+    """The rule of the docstring of attn_jax.beam_search, without an early stop."""
     live: list[tuple[list[int], float]] = [([], 0.0)]
     finished: list[list[int]] = []
     for length in range(1, limit + 1):

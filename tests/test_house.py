@@ -17,9 +17,10 @@ ROOMS = """
     errors registry shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder seq2seq
-    data losses metrics decoding beam search
+    data losses metrics decoding beam_search search
     optimizers training evaluation checkpoint results selection outcome program
-    sweep translator reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
+    sweep translator reuse stats plots report_data report_table report_page report progress study
+    cli_parsers cli_help cli
     __init__
 """
 ORDER = ROOMS.split()

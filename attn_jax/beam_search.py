@@ -66,10 +66,14 @@ class Ranking(NamedTuple):
         return self.score(log_probability, max_length, jnp.zeros_like(log_probability))
 
 
+UNPENALIZED = Ranking()
+"""By log-probability."""
+
+
 class _Kept(NamedTuple):
     """The best finished hypotheses, the best first; what is not there has score -inf.
 
-    end: step, from 0, at which end-of-sentence was put out; L if it was not. slot: which live hypothesis was ended then.
+    end: step, from 0, at which end-of-sentence was put out; L if it was not. slot: which live hypothesis was ended.
     """
 
     score: Float[Array, "B K"]
@@ -116,7 +120,7 @@ def beam(
     *,
     beam_size: int,
     n_best: int = 1,
-    ranking: Ranking = Ranking(),
+    ranking: Ranking = UNPENALIZED,
     min_length: int = 0,
     early_stop: bool = True,
 ) -> Decoded:
@@ -187,9 +191,7 @@ def beam(
     return _read(loop.kept.merged(unended, loop.done), loop.history)
 
 
-def _begin(
-    models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int
-) -> tuple[_Loop, Any]:
+def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int) -> tuple[_Loop, Any]:
     """The search before its first step: one live hypothesis a sentence, none for a source without symbols."""
     states, prepared = _by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), start(models, source, mask))
     batch, last = source.shape[0], jnp.full((source.shape[0], k), BOS, jnp.int32)
