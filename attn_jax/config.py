@@ -219,9 +219,34 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Decode:
-    """Search."""
+    """Search for the output of a trained model; evaluations during training search greedily, whatever this says."""
 
+    name: Literal["greedy", "beam", "sample"] = _field(
+        "greedy",
+        "search on test splits, and on dev once training has ended: the most probable symbol at each step, a beam, or "
+        "symbols drawn at random; during training dev is always decoded greedily",
+    )
+    beam_size: int = _field(5, "beam: live hypotheses", positive=True)
+    length_penalty: Literal["none", "gnmt", "power", "average"] = _field(
+        "none",
+        "beam: what the log-probability of n symbols, end-of-sentence included, is divided by: "
+        "gnmt ((5 + n) / 6)^alpha, power n^alpha, average n",
+    )
+    alpha: float = _field(0.6, "exponent of the length penalties gnmt and power")
+    coverage_penalty: float = _field(
+        0.0, "beam: beta of the coverage penalty beta sum_j log min(sum_t weight_tj, 1); 0: off"
+    )
+    temperature: float = _field(1.0, "sample: symbols have probabilities p^(1/temperature)", positive=True)
+    min_length: int = _field(0, "shortest output in symbols, end-of-sentence included; 0: no limit")
     max_length: int = _field(0, "longest output in symbols; 0: twice the longest training target plus 10")
+
+
+SEARCH_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "greedy": (),
+    "beam": ("beam_size", "length_penalty", "alpha", "coverage_penalty"),
+    "sample": ("temperature",),
+}
+"""Fields of `Decode` that matter to one search only."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,49 +1,172 @@
-"""Search for an output, inside one compiled program."""
+"""Output symbol by symbol, inside one compiled program: greedy search and sampling; what beam search shares with them.
 
-from typing import NamedTuple
+Every search takes one model, or several that make an ensemble: their probabilities are averaged at each step, and so
+are their weights. Sentences of a batch do not disturb each other, and searches may be vmapped over runs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
 from attn_jax.seq2seq import Seq2Seq
-from attn_jax.shapes import Array, Bool, Float, Int
+from attn_jax.shapes import Array, Bool, Float, Int, Key
+
+Models = Seq2Seq | Sequence[Seq2Seq]
+"""A model, or the members of an ensemble, which share their vocabularies."""
 
 
 class Decoded(NamedTuple):
-    """Output symbols, end-of-sentence included where it was reached, padded, and their attention weights.
+    """Hypotheses of a batch of sources: one each, or, where there is an axis K, so many each, the best first.
 
-    Without attention S is 0; a score with heads has one more axis, [B, L, N, S].
+    tokens: symbols, end-of-sentence included where it was reached, then padding. weights: of attention, one row a
+    symbol and zero after the last; S is 0 without attention, and a score with heads has its axis N before S.
+    log_probability: of the symbols under the model, log p(tokens | source). score: what hypotheses are ranked by; the
+    log-probability where nothing is added to it. lengths: number of symbols n, end-of-sentence included.
+
+    A source without symbols, which is padding of the batch, has no hypothesis: length 0 and score -inf. Neither has a
+    place of K for which a search found none.
     """
 
-    tokens: Int[Array, "B L"]
-    weights: Float[Array, "B *LN S"]
+    tokens: Int[Array, "*BK L"]
+    weights: Float[Array, "*BKLN S"]
+    log_probability: Float[Array, "*BK"]
+    score: Float[Array, "*BK"]
+    lengths: Int[Array, "*BK"]
 
 
-def greedy(model: Seq2Seq, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> Decoded:
-    """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols."""
-    state, prepared = model.decoder.start(model.encode(source, mask), max_length)
+class Prediction(NamedTuple):
+    """The next symbol, after one step: log p(y) = scores[y] - normalizer. Scores may be -inf for what is not allowed.
+
+    The two are kept apart: only a search knows for which symbols it needs the difference.
+    """
+
+    scores: Float[Array, "B V"]
+    normalizer: Float[Array, " B"]
+    weights: Float[Array, "B *N S"]
+
+    def log_probability(self, chosen: Int[Array, " B"]) -> Float[Array, " B"]:
+        """Of one symbol a row."""
+        return jnp.take_along_axis(self.scores, chosen[:, None], axis=1)[:, 0] - self.normalizer
+
+
+def members(models: Models) -> tuple[Seq2Seq, ...]:
+    """The models of an ensemble, or the only one."""
+    return tuple(models) if isinstance(models, Sequence) else (models,)
+
+
+def start(models: Models, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> tuple[Any, Any]:
+    """States before the first of at most `max_length` steps, and what every step needs of the source."""
+    started = [model.decoder.start(model.encode(source, mask), max_length) for model in members(models)]
+    return tuple(state for state, _ in started), tuple(prepared for _, prepared in started)
+
+
+def predict(models: Models, states: Any, last: Int[Array, " B"], prepared: Any) -> tuple[Any, Prediction]:
+    """One step of every member after the symbols `last`: log p = log mean_m p_m, and the mean weights."""
+    steps = [m.decoder.step(s, last, p) for m, s, p in zip(members(models), states, prepared, strict=True)]
+    states, logits, weights = zip(*steps, strict=True)
+    if len(steps) == 1:
+        return states, Prediction(logits[0], jax.nn.logsumexp(logits[0], axis=-1), weights[0])
+    logs = jnp.stack([jax.nn.log_softmax(scores) for scores in logits])
+    mean = jax.nn.logsumexp(logs, axis=0) - math.log(len(steps))
+    return states, Prediction(mean, jnp.zeros_like(mean[:, 0]), _mean(weights))
+
+
+def _mean(weights: Sequence[Array]) -> Array:
+    """The mean over members. Those without attention do not count; heads that differ in number are averaged first."""
+    attending = [w for w in weights if w.shape[-1]] or list(weights)
+    if len({w.shape for w in attending}) > 1:
+        attending = [one_row(w) for w in attending]
+    return jnp.mean(jnp.stack(attending), axis=0)
+
+
+def one_row(weights: Float[Array, "B *N S"]) -> Float[Array, "B S"]:
+    """Weights of one step, the mean over heads if there are some."""
+    return weights if weights.ndim == 2 else jnp.mean(weights, axis=1)
+
+
+def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Prediction:
+    """What can be put out at a step, from 0: no padding, no start, no end before the shortest length.
+
+    Probabilities stay the model's: they are not spread anew over what is left.
+    """
+    scores = prediction.scores.at[:, jnp.array([PAD, BOS])].set(-jnp.inf)
+    if min_length > 1:
+        scores = scores.at[:, EOS].set(jnp.where(step + 1 < min_length, -jnp.inf, scores[:, EOS]))
+    return prediction._replace(scores=scores)
+
+
+def greedy(
+    models: Models, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int, *, min_length: int = 0
+) -> Decoded:
+    """The most probable symbol at each step, until every sentence has ended or has `max_length` symbols.
+
+    min_length: fewest symbols, end-of-sentence included, as in `max_length`.
+    """
+
+    def likeliest(scores: Array, step: Array) -> Array:
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+    return _one_by_one(models, source, mask, max_length, min_length, likeliest)
+
+
+def sample(
+    models: Models,
+    source: Int[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    max_length: int,
+    keys: Key[Array, " B"],
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    min_length: int = 0,
+) -> Decoded:
+    """Symbols drawn from p(y)^(1/temperature), normalised over what can be put out, until the end as in `greedy`.
+
+    keys: one a sentence, so that a sample depends on its own key and not on the batch. The reported log-probability is
+    that of temperature 1.
+    """
+
+    def draw(scores: Array, step: Array) -> Array:
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return jax.vmap(jax.random.categorical)(now, scores / temperature).astype(jnp.int32)
+
+    return _one_by_one(models, source, mask, max_length, min_length, draw)
+
+
+def _one_by_one(
+    models: Models,
+    source: Array,
+    mask: Array,
+    max_length: int,
+    min_length: int,
+    choose: Callable[[Array, Array], Array],
+) -> Decoded:
+    states, prepared = start(models, source, mask, max_length)
     batch = source.shape[0]
     first = jnp.full((batch,), BOS, jnp.int32)
-    _, _, row = jax.eval_shape(model.decoder.step, state, first, prepared)
+    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, first, prepared)
     tokens = jnp.full((batch, max_length), PAD, jnp.int32)
-    weights = jnp.zeros((batch, max_length, *row.shape[1:]), row.dtype)
+    weights = jnp.zeros((batch, max_length, *shapes.weights.shape[1:]), shapes.weights.dtype)
 
     def unfinished(loop: tuple) -> Array:
-        step, _, _, done, _, _ = loop
-        return (step < max_length) & ~jnp.all(done)
+        t, _, _, done, *_ = loop
+        return (t < max_length) & ~jnp.all(done)
 
     def step(loop: tuple) -> tuple:
-        t, state, last, done, tokens, weights = loop
-        state, logits, step_weights = model.decoder.step(state, last, prepared)
-        # Padding and start-of-sentence are no outputs.
-        chosen = jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
-        chosen = jnp.where(done, PAD, chosen)
+        t, states, last, done, total, tokens, weights = loop
+        states, prediction = predict(models, states, last, prepared)
+        chosen = jnp.where(done, PAD, choose(allow(prediction, t, min_length).scores, t))
+        total = total + jnp.where(done, 0, prediction.log_probability(chosen))
         tokens = tokens.at[:, t].set(chosen)
-        weights = weights.at[:, t].set(jnp.where(done.reshape(-1, *[1] * (row.ndim - 1)), 0, step_weights))
-        return t + 1, state, chosen, done | (chosen == EOS), tokens, weights
+        ended = done.reshape(-1, *[1] * (prediction.weights.ndim - 1))
+        weights = weights.at[:, t].set(jnp.where(ended, 0, prediction.weights))
+        return t + 1, states, chosen, done | (chosen == EOS), total, tokens, weights
 
     # A source without symbols is padding of the batch: done before it starts.
-    start = (0, state, first, ~jnp.any(mask, axis=1), tokens, weights)
-    *_, tokens, weights = jax.lax.while_loop(unfinished, step, start)
-    return Decoded(tokens, weights)
+    real = jnp.any(mask, axis=1)
+    total = jnp.where(real, 0, -jnp.inf).astype(shapes.scores.dtype)
+    *_, total, tokens, weights = jax.lax.while_loop(unfinished, step, (0, states, first, ~real, total, tokens, weights))
+    return Decoded(tokens, weights, total, total, jnp.sum(tokens != PAD, axis=-1))

@@ -87,7 +87,7 @@ def train(
             selection.note_failures(fetch(now.states.failed))
             _log_training(logs, going, end, epoch, now.take_reports())
             if dev is not None and schedule.evaluates(end):
-                found = dev(now.states.params, decode=metric not in evaluation.LOSS_METRICS)
+                found = dev(now.states.params, decode=metric not in evaluation.LOSS_METRICS, greedily=True)
                 values, going = np.array([one.metrics[metric] for one in found]), selection.going
                 for run, log in _of(logs, going):
                     log.write(end, epoch, "dev", found[run].metrics)
@@ -112,7 +112,8 @@ def train(
 
 
 def _evaluator(trainer: Trainer, corpus: Corpus, split: str, limit: int) -> Evaluator:
-    return Evaluator(trainer.model, corpus, split, max_output=limit, placement=trainer.placement)
+    seeds = [member.seed for member in trainer.members]
+    return Evaluator(trainer.model, corpus, split, max_output=limit, placement=trainer.placement, seeds=seeds)
 
 
 def _begin(members: Sequence[Config], corpus: Corpus, output: Output, step: int) -> dict[int, Log]:
@@ -150,6 +151,7 @@ def _test(
 ) -> list[Outcome]:
     """Evaluates the selected parameters of every run on all test splits, then on dev."""
     found: dict[str, list[Evaluated]] = {}
+    seeds = [member.seed for member in trainer.members]
     for split in corpus.encoded:
         if split not in ("train", "dev"):
             found[split] = _evaluator(trainer, corpus, split, limit)(selection.params)
@@ -157,7 +159,7 @@ def _test(
     if dev is not None:
         found["dev"] = dev(selection.params)
     chosen = _representative(corpus, first)
-    maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit)
+    maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit, seeds)
     params = fetch(selection.params)
     return [
         Outcome(

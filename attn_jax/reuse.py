@@ -3,38 +3,24 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from attn_jax import alignment, checkpoint, evaluation, export, results, sweep
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.alignments import Link
-from attn_jax.data.corpus import Corpus, encode, pad
+from attn_jax.data.corpus import Corpus, encode
 from attn_jax.data.datasets import Dataset
-from attn_jax.data.text import PAD, TextCodec
-from attn_jax.decoding import greedy
+from attn_jax.data.text import TextCodec
 from attn_jax.errors import UserError, unknown
+from attn_jax.search import with_changes
 from attn_jax.seq2seq import Model, build, canonical, check
 from attn_jax.shapes import Params
 from attn_jax.training import Trainer
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """One decoded text.
-
-    tokens: its symbols, `</s>` last if it ended. weights: [tokens, source symbols], of a score with heads [tokens,
-    heads, source symbols]; None without attention.
-    """
-
-    text: str
-    tokens: list[str]
-    source: list[str]
-    weights: np.ndarray | None
+from attn_jax.translator import BATCH, Output, Translator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,29 +39,17 @@ class Run:
     corpus: Corpus | None = None
     losses: np.ndarray | None = None
 
-    def decode(self, texts: Sequence[str]) -> list[Output]:
-        """Greedy outputs and their attention weights. Raises UserError on a text without symbols."""
-        ids = [self.source.encode(text) for text in texts]
-        for number, (text, row) in enumerate(zip(texts, ids, strict=True), 1):
-            if not row:
-                raise UserError(f"text {number} ({text!r}) has no symbols to decode")
-        if not ids:
-            return []
-        source = jnp.asarray(pad(ids, max(map(len, ids))))
+    @overload
+    def decode(self, texts: Sequence[str], *, n_best: None = None, **options: Any) -> list[Output]: ...
 
-        @jax.jit
-        def run(params: Params) -> Any:
-            return greedy(self.model.bind(params), source, source != PAD, self.max_length)
+    @overload
+    def decode(self, texts: Sequence[str], *, n_best: int, **options: Any) -> list[list[Output]]: ...
 
-        found = jax.tree.map(np.asarray, run(self.params))
-        outputs = []
-        for text, row, tokens, weights in zip(texts, ids, found.tokens, found.weights, strict=True):
-            symbols = evaluation.trim(tokens)
-            shown = [self.target.vocabulary.symbol(i) for i in symbols]
-            shown += ["</s>"] * (len(symbols) < self.max_length)
-            kept = weights[: len(shown), ..., : len(row)] if weights.shape[-1] else None
-            outputs.append(Output(self.target.decode(symbols), shown, self.source.tokens(text), kept))
-        return outputs
+    def decode(
+        self, texts: Sequence[str], *, n_best: int | None = None, **options: Any
+    ) -> list[Output] | list[list[Output]]:
+        """The output of every text, or with `n_best` a list of so many, the best first; see `Ensemble.decode`."""
+        return ensemble([self]).decode(texts, n_best=n_best, **options)
 
     def align(
         self,
@@ -96,7 +70,9 @@ class Run:
         splits = [name for name in self.corpus.encoded if name != "train"]
         if split not in splits:
             raise unknown("split", split, splits)
-        evaluator = evaluation.Evaluator(self.model, self.corpus, split, max_output=self.max_length)
+        evaluator = evaluation.Evaluator(
+            self.model, self.corpus, split, max_output=self.max_length, seeds=[self.config.seed]
+        )
         return evaluator({name: value[None] for name, value in self.params.items()})[0].metrics
 
     def export(self, path: str | Path) -> None:
@@ -108,6 +84,80 @@ class Run:
         vocabulary = {"source": self.source.to_json(), "target": self.target.to_json(), "max_length": self.max_length}
         about = {"config": configs.to_dict(self.config), "vocabulary": vocabulary, "versions": results.versions()}
         export.write_tensors(Path(path), self.params, about)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Runs whose probabilities are averaged at each step of a search, as are their weights."""
+
+    runs: tuple[Run, ...]
+
+    def translator(self, *, seed: int | None = None, **changes: Any) -> Translator:
+        """The runs with a search: that of the first one's configuration, some fields of section `decode` changed.
+
+        seed: of samples, by default the first run's. Raises UserError on fields that do not go together.
+        """
+        first = self.runs[0]
+        settings = with_changes(first.config.decode, changes)
+        for run in self.runs:
+            check(dataclasses.replace(run.config, decode=settings))
+        return Translator(
+            models=tuple(run.model for run in self.runs),
+            params=tuple(run.params for run in self.runs),
+            source=first.source,
+            target=first.target,
+            limit=(settings.max_length if "max_length" in changes else 0) or max(run.max_length for run in self.runs),
+            settings=dataclasses.replace(settings, max_length=0),
+            seed=first.config.seed if seed is None else seed,
+        )
+
+    @overload
+    def decode(self, texts: Sequence[str], *, n_best: None = None, **options: Any) -> list[Output]: ...
+
+    @overload
+    def decode(self, texts: Sequence[str], *, n_best: int, **options: Any) -> list[list[Output]]: ...
+
+    def decode(
+        self,
+        texts: Sequence[str],
+        *,
+        n_best: int | None = None,
+        unk_replace: bool = False,
+        batch_size: int = BATCH,
+        seed: int | None = None,
+        **changes: Any,
+    ) -> list[Output] | list[list[Output]]:
+        """The output of every text, or with `n_best` a list of so many (fewer if there are no more), the best first.
+
+        Args:
+            texts: sources, in any number and order.
+            n_best: outputs a text, of a beam or samples.
+            unk_replace: whether each `<unk>` becomes the source symbol with the highest weight (Luong et al. 2015).
+            batch_size: texts that are decoded at a time.
+            seed: of samples; by default the first run's.
+            changes: fields of section `decode` that differ from the configuration's, e.g. `beam_size=5`,
+                `length_penalty="gnmt"`, `temperature=0.7`.
+
+        Raises:
+            UserError: a text has no symbols; options that do not go together; `unk_replace` without attention.
+        """
+        translator = self.translator(seed=seed, **changes)
+        found = translator(texts, n_best=n_best or 1, unk_replace=unk_replace, batch_size=batch_size)
+        return [outputs[0] for outputs in found] if n_best is None else found
+
+
+def ensemble(runs: Sequence[Run]) -> Ensemble:
+    """An ensemble. Raises UserError unless there are runs and all have the same vocabularies."""
+    if not runs:
+        raise UserError("an ensemble needs at least one run")
+    for number, run in enumerate(runs[1:], 2):
+        for side in ("source", "target"):
+            if getattr(run, side).to_json() != getattr(runs[0], side).to_json():
+                raise UserError(
+                    f"ensemble: run {number} has another {side} vocabulary than run 1; members must be trained on "
+                    "the same data, encoded alike"
+                )
+    return Ensemble(tuple(runs))
 
 
 def configure(dataset: Dataset, changes: Mapping[str, Any] | None = None) -> Config:

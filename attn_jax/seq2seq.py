@@ -11,7 +11,7 @@ from attn_jax import config as configs
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
-from attn_jax.config import Config, matters
+from attn_jax.config import SEARCH_FIELDS, Config, matters
 from attn_jax.decoder import FEEDINGS, Decoder
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
@@ -152,6 +152,10 @@ def check(config: Config) -> None:
             "optim.schedule=warmup with optim.warmup_share=0: the rate would only fall; set the share of all steps in "
             "which it grows, e.g. optim.warmup_share=0.05"
         )
+    if config.decode.max_length and config.decode.min_length > config.decode.max_length:
+        raise UserError(
+            f"decode.min_length={config.decode.min_length} is above decode.max_length={config.decode.max_length}"
+        )
     Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
 
 
@@ -161,6 +165,11 @@ def _check_attention(config: Config) -> None:
             raise UserError(f"score=none with placement={config.placement}: there is no attention to place")
         if config.bridge == "zero" and config.input_feeding != "context":
             raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
+        if config.decode.name == "beam" and config.decode.coverage_penalty:
+            raise UserError(
+                f"score=none with decode.coverage_penalty={config.decode.coverage_penalty}: there are no weights to "
+                "cover the source with"
+            )
     elif config.placement != "after" and config.input_feeding == "context":
         raise UserError(
             f"placement={config.placement} with input_feeding=context: the context enters the cells already"
@@ -231,9 +240,29 @@ def canonical(config: Config) -> Config:
         changes["optim.decay_after"] = default.optim.decay_after
     if optim.schedule not in ("warmup", "cosine"):
         changes["optim.warmup_share"] = default.optim.warmup_share
+    changes |= _canonical_search(config.decode)
     if config.train.steps:
         changes["train.epochs"] = default.train.epochs
     return configs.override(config, changes)
+
+
+def _canonical_search(decode: configs.Decode) -> dict[str, Any]:
+    changes: dict[str, Any] = {"decode.min_length": 0} if decode.min_length == 1 else {}
+    penalty, name = decode.length_penalty, decode.name
+    if penalty in ("gnmt", "power") and not decode.alpha:
+        penalty = "none"
+    if penalty == "power" and decode.alpha == 1:
+        penalty = "average"
+    if name == "beam" and decode.beam_size == 1 and penalty == "none" and not decode.coverage_penalty:
+        name = "greedy"  # the same, see `beam`
+    default = configs.Decode()
+    if penalty not in ("gnmt", "power"):
+        changes["decode.alpha"] = default.alpha
+    changes |= {"decode.name": name, "decode.length_penalty": penalty}
+    for other, names in SEARCH_FIELDS.items():
+        if other != name:
+            changes |= {f"decode.{field}": getattr(default, field) for field in names}
+    return changes
 
 
 def with_hidden_size(config: Config, size: int) -> Config:

@@ -16,7 +16,7 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
-from attn_jax.evaluation import LOSS_METRICS
+from attn_jax.evaluation import LOSS_METRICS, max_length
 from attn_jax.metrics import OUTPUT_METRICS
 from attn_jax.progress import Console, Silent
 from attn_jax.progression import SAVING, Saving
@@ -94,6 +94,7 @@ def run(
         corpus = corpora.corpus(variant)
         steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
         check_sources(variant, corpus)
+        max_length(variant, corpus)
         if variant.train.metric not in ("", *METRICS):
             raise unknown("train.metric", variant.train.metric, METRICS)
         fingerprints[variant.data.dataset] = corpus.fingerprint

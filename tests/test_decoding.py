@@ -1,12 +1,14 @@
-"""Greedy search against a plain loop over the definition of the model."""
+"""Greedy search against a plain loop over the definition of the model; samples against its probabilities."""
 
 import jax
 import numpy as np
+import plain_search
 import pytest
 import reference
+import scipy.stats
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import greedy
+from attn_jax.decoding import greedy, sample
 
 SOURCES = [[4, 5, 6], [], [7, 8, 4, 5, 5], [6]]
 LIMIT = 6
@@ -49,6 +51,7 @@ def test_greedy_is_the_plain_loop(x64, changes):
             if symbols:
                 ended.add("never" if EOS not in expected else "at once" if len(expected) == 1 else "later")
             assert found.tokens[row].tolist() == expected + [PAD] * (LIMIT - len(expected))
+            assert found.lengths[row] == len(expected)
             if changes["score"] != "none" and symbols:
                 n = len(expected)
                 np.testing.assert_allclose(found.weights[row, :n, : len(symbols)], weights, rtol=1e-9)
@@ -94,3 +97,95 @@ def test_a_batch_of_empty_sources_has_empty_outputs(x64):
     found = reference.jit(lambda p: greedy(model.bind(p), source, source != PAD, 4))(params)
     assert not found.tokens.any()
     assert not found.weights.any()
+
+
+def forced(config, params, source, symbols):
+    """The log-probability of an output."""
+    logs, _ = plain_search.predictor(config, params, source)(symbols[:-1])
+    return sum(logs[t, symbol] for t, symbol in enumerate(symbols))
+
+
+def test_an_ensemble_follows_the_mean_of_the_probabilities(x64):
+    model, config, params = reference.tiny_model(score="dot", cell="gru", input_feeding="attentional")
+    source = reference.padded(SOURCES)
+    decode = reference.jit(lambda *ps: greedy([model.bind(p) for p in ps], source, source != PAD, LIMIT))
+    lone = reference.jit(lambda p: greedy(model.bind(p), source, source != PAD, LIMIT))
+    differ = 0
+    for seed in range(4):
+        drawn = [reference.random_like(params, seed=10 * seed + n, scale=1.0) for n in range(3)]
+        found = decode(*drawn)
+        for row, symbols in enumerate(SOURCES):
+            if not symbols:
+                continue
+            predict, output = plain_search.predictor(config, drawn, symbols), []
+            while len(output) < LIMIT and EOS not in output:
+                logs = predict(output)[0][-1]
+                output.append(max((v for v in range(len(logs)) if v not in (PAD, BOS)), key=lambda v: logs[v]))
+            n = len(output)
+            assert found.tokens[row, :n].tolist() == output
+            np.testing.assert_allclose(found.score[row], forced(config, drawn, symbols, output), rtol=1e-9)
+            np.testing.assert_allclose(found.weights[row, :n, : len(symbols)], predict(output[:-1])[1], rtol=1e-9)
+        alone = lone(drawn[0])
+        for part, expected in zip(decode(*drawn[:1]), alone, strict=True):
+            np.testing.assert_array_equal(part, expected)
+        differ += int((alone.tokens != found.tokens).any())
+    assert differ, "an ensemble never differs from its first member"
+
+
+DRAWS = 4000
+
+
+def drawing(model, source, limit, **options):
+    """A compiled sampler: parameters, keys, temperature."""
+    return reference.jit(
+        lambda p, keys, heat: sample(model.bind(p), source, source != PAD, limit, keys, temperature=heat, **options)
+    )
+
+
+@pytest.mark.parametrize("heat", [1.0, 0.6])
+def test_samples_have_the_probabilities_of_the_model(x64, heat):
+    """Outputs of up to two symbols, counted: a key that were used for both steps would show."""
+    model, config, params = reference.tiny_model(score="dot", cell="gru")
+    source = np.repeat(reference.padded([[4, 7, 5]]), DRAWS, axis=0)
+    found = drawing(model, source, 2)(params, jax.random.split(jax.random.key(3), DRAWS), heat)
+    inner = [v for v in range(reference.TARGET_SIZE) if v not in (PAD, BOS)]
+    outputs = [(EOS,), *((a, b) for a in inner if a != EOS for b in inner)]
+    predict = plain_search.predictor(config, [params], [4, 7, 5])
+
+    def tempered(logs, symbol):
+        return np.exp(logs[symbol] / heat) / np.exp(logs[inner] / heat).sum()
+
+    expected = [
+        np.prod([tempered(logs, symbol) for logs, symbol in zip(predict(output[:-1])[0], output, strict=True)])
+        for output in outputs
+    ]
+    drawn = [tuple(int(v) for v in row if v != PAD) for row in np.asarray(found.tokens)]
+    counts = [drawn.count(output) for output in outputs]
+    assert sum(counts) == DRAWS
+    assert np.sum(expected) == pytest.approx(1)
+    assert scipy.stats.chisquare(counts, DRAWS * np.array(expected)).pvalue > 0.01
+    uneven = scipy.stats.chisquare(counts, np.full(len(counts), DRAWS / len(counts))).pvalue
+    assert uneven < 1e-6, "the test could not tell another distribution"
+    for output, row in zip(drawn[:5], range(5), strict=True):
+        # Whatever the temperature, the reported probability is the model's.
+        assert found.log_probability[row] == pytest.approx(forced(config, [params], [4, 7, 5], output))
+
+
+def test_a_sample_depends_on_its_own_key_and_becomes_greedy_as_it_cools(x64):
+    model, _, params = reference.tiny_model(score="general", cell="lstm", input_feeding="attentional")
+    source = reference.padded(SOURCES)
+    keys = jax.random.split(jax.random.key(0), len(SOURCES))
+    draw = drawing(model, source, LIMIT)
+    together, other = draw(params, keys, 1.0), draw(params, keys[::-1], 1.0)
+    assert (together.tokens != other.tokens).any()
+    order = np.array([2, 0, 1, 3])
+    moved = drawing(model, source[order], LIMIT)(params, keys[order], 1.0)
+    np.testing.assert_array_equal(moved.tokens, together.tokens[order])
+    assert not together.tokens[1].any(), "a source without symbols has no output"
+
+    cold, least = draw(params, keys, 1e-6), drawing(model, source, LIMIT, min_length=4)(params, keys, 1.0)
+    expected = greedy(model.bind(params), source, source != PAD, LIMIT)
+    np.testing.assert_array_equal(cold.tokens, expected.tokens)
+    np.testing.assert_allclose(cold.log_probability, expected.log_probability, rtol=1e-9)
+    assert (np.asarray(least.lengths)[[0, 2, 3]] >= 4).all()
+    assert (np.asarray(together.lengths)[[0, 2, 3]] < 4).any()

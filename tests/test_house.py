@@ -17,10 +17,11 @@ ROOMS = """
     errors interruption extensions registry shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder transformer seq2seq
-    data losses metrics decoding alignment
+    data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint results export selection outcome
     clock progression program
-    sweep reuse stats plots report_data report_table report_page report progress study cli_parsers cli_help cli
+    sweep translator reuse stats plots report_data report_table report_page report progress study
+    cli_parsers cli_help cli
     __init__
 """
 ORDER = ROOMS.split()

@@ -268,6 +268,10 @@ class TextCodec:
                 break
             if number not in (PAD, BOS):
                 symbols.append(self.vocabulary.symbol(int(number)))
+        return self.join(symbols)
+
+    def join(self, symbols: Sequence[str]) -> str:
+        """The text of symbols, none of them special."""
         return self._unit.join(symbols)
 
     def to_json(self) -> dict[str, Any]:

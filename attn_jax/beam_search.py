@@ -1,0 +1,244 @@
+r"""Beam search, inside one compiled program.
+
+At each step every live hypothesis is continued by every symbol. Of the `beam_size` most probable continuations those
+that end are finished; the `beam_size` most probable ones that do not end live on, so that the beam never shrinks (as in
+fairseq). All live hypotheses have one length, so they are compared by log-probability. Finished ones
+are ranked by
+
+    score = log p(Y | X) / lp(n) + beta \sum_j log min(\sum_t weight_tj, 1)
+
+with n symbols, end-of-sentence included, and lp by name (`PENALTIES`). Hypotheses that reach the greatest length
+without an end compete with the finished ones, by the same formula.
+
+A search ends for a sentence when no live hypothesis can come to a better score than the worst of the finished ones that
+are kept, see `Ranking.bound`. Then nothing of the sentence changes any more, however long others take.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from attn_jax.data.text import BOS, EOS, PAD
+from attn_jax.decoding import Decoded, Models, allow, one_row, predict, start
+from attn_jax.shapes import Array, Bool, Float, Int
+
+PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
+    "none": lambda n, alpha: jnp.ones_like(n),
+    "gnmt": lambda n, alpha: ((5 + n) / 6) ** alpha,
+    "power": lambda n, alpha: n**alpha,
+    "average": lambda n, alpha: n,
+}
+"""lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
+
+SMALLEST = 1e-30
+"""Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
+
+
+class Ranking(NamedTuple):
+    """How finished hypotheses are ranked. length_penalty: a name in `PENALTIES`. coverage_penalty: beta; 0: off."""
+
+    length_penalty: str = "none"
+    alpha: float = 0.6
+    coverage_penalty: float = 0.0
+
+    def score(self, log_probability: Array, length: Any, covered: Array) -> Array:
+        """The score of hypotheses of `length` symbols. covered: their coverage terms, see `coverage`."""
+        n = jnp.asarray(length, log_probability.dtype)
+        return log_probability / PENALTIES[self.length_penalty](n, self.alpha) + covered
+
+    def coverage(self, sums: Float[Array, "B K S"], mask: Bool[Array, "B S"]) -> Float[Array, "B K"]:
+        r"""Beta \sum_j log min(\sum_t weight_tj, 1) over real positions (Wu et al. 2016, equation 14)."""
+        if not self.coverage_penalty:
+            return jnp.zeros(sums.shape[:2], sums.dtype)
+        logs = jnp.log(jnp.clip(sums, SMALLEST, 1))
+        return self.coverage_penalty * jnp.sum(jnp.where(mask[:, None, :], logs, 0), axis=-1)
+
+    def bound(self, log_probability: Array, max_length: int) -> Array:
+        """The best score to which a live hypothesis of that log-probability P can come.
+
+        Symbols only add to P what is not positive, and it ends with some n <= max_length = L. Since P <= 0 and every
+        lp(n) grows with n or stays (alpha >= 0), P / lp(n) <= P / lp(L): `none` P, `gnmt` P / ((5 + L) / 6)^alpha,
+        `power` P / L^alpha, `average` P / L. Sums of weights only grow, each to 1 at best where its log is 0, so the
+        coverage penalty of the finished hypothesis is at most 0, whatever it is now.
+        """
+        return self.score(log_probability, max_length, jnp.zeros_like(log_probability))
+
+
+UNPENALIZED = Ranking()
+"""By log-probability."""
+
+
+class _Kept(NamedTuple):
+    """The best finished hypotheses, the best first; what is not there has score -inf.
+
+    end: step, from 0, at which end-of-sentence was put out; L if it was not. slot: which live hypothesis was ended.
+    """
+
+    score: Float[Array, "B K"]
+    log_probability: Float[Array, "B K"]
+    end: Int[Array, "B K"]
+    slot: Int[Array, "B K"]
+
+    def merged(self, others: "_Kept", closed: Bool[Array, " B"]) -> "_Kept":
+        """The best of these and others; where `closed`, these. Of equal scores what was there before comes first."""
+        both = _Kept(*(jnp.concatenate(pair, axis=1) for pair in zip(self, others, strict=True)))
+        _, best = jax.lax.top_k(both.score, self.score.shape[1])
+        chosen = _Kept(*(jnp.take_along_axis(part, best, axis=1) for part in both))
+        return _Kept(*(jnp.where(closed[:, None], old, new) for old, new in zip(self, chosen, strict=True)))
+
+
+class _History(NamedTuple):
+    """What each step did, for hypotheses to be read backwards: no sequence is copied when the beam is reordered.
+
+    tokens, parents: of live hypotheses after a step, the last symbol and the live hypothesis before it. weights: of
+    live hypotheses before the step.
+    """
+
+    tokens: Int[Array, "L B K"]
+    parents: Int[Array, "L B K"]
+    weights: Float[Array, "L B K *N S"]
+
+
+class _Loop(NamedTuple):
+    step: Int[Array, ""]
+    states: Any
+    last: Int[Array, "B K"]
+    live: Float[Array, "B K"]
+    covered: Float[Array, "B K S"]
+    done: Bool[Array, " B"]
+    kept: _Kept
+    history: _History
+
+
+def beam(
+    models: Models,
+    source: Int[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    max_length: int,
+    *,
+    beam_size: int,
+    n_best: int = 1,
+    ranking: Ranking = UNPENALIZED,
+    min_length: int = 0,
+    early_stop: bool = True,
+) -> Decoded:
+    """The `n_best` best of the hypotheses that a beam of `beam_size` finds, [B, n_best, ...], the best first.
+
+    A beam of one without penalties is greedy search. min_length, max_length: bounds on the number of symbols,
+    end-of-sentence included. early_stop: whether a sentence's search ends as soon as nothing better can come; what is
+    found is the same without. Raises ValueError unless n_best <= beam_size.
+    """
+    if not 1 <= n_best <= beam_size:
+        raise ValueError(f"n_best={n_best} is not between 1 and beam_size={beam_size}")
+    batch, k = source.shape[0], beam_size
+    loop, prepared = _begin(models, source, mask, max_length, k, n_best)
+    rows = jnp.arange(batch)[:, None] * k
+
+    def unfinished(loop: _Loop) -> Array:
+        return (loop.step < max_length) & ~jnp.all(loop.done)
+
+    def step(loop: _Loop) -> _Loop:
+        t = loop.step
+        states, prediction = predict(models, loop.states, loop.last.reshape(-1), prepared)
+        prediction = allow(prediction, t, min_length)
+        weights = prediction.weights.reshape(batch, k, *prediction.weights.shape[1:])
+        covered = loop.covered
+        if ranking.coverage_penalty:
+            covered = covered + one_row(prediction.weights).reshape(covered.shape)
+
+        vocabulary = prediction.scores.shape[-1]
+        offset = loop.live - prediction.normalizer.reshape(batch, k)
+        totals = prediction.scores.reshape(batch, k, vocabulary) + offset[:, :, None]
+        # Each live hypothesis has one continuation that ends: k of the 2k best do not.
+        best, place = jax.lax.top_k(totals.reshape(batch, -1), 2 * k)
+        parent, symbol = place // vocabulary, place % vocabulary
+        ends = symbol == EOS
+
+        ended = jnp.where(ends, best, -jnp.inf)[:, :k]
+        coverage = jnp.take_along_axis(ranking.coverage(covered, mask), parent[:, :k], axis=1)
+        finished = _Kept(ranking.score(ended, t + 1, coverage), ended, jnp.full_like(parent[:, :k], t), parent[:, :k])
+        kept = loop.kept.merged(finished, loop.done)
+
+        live, chosen = jax.lax.top_k(jnp.where(ends, -jnp.inf, best), k)
+        parent, symbol = (jnp.take_along_axis(part, chosen, axis=1) for part in (parent, symbol))
+        order = (rows + parent).reshape(-1)
+        history = _History(
+            loop.history.tokens.at[t].set(symbol),
+            loop.history.parents.at[t].set(parent),
+            loop.history.weights.at[t].set(weights),
+        )
+        done = loop.done
+        if early_stop:
+            # The most probable live hypothesis has the highest bound.
+            done = done | (kept.score[:, -1] >= ranking.bound(live[:, 0], max_length))
+        return _Loop(
+            step=t + 1,
+            states=_by_row(lambda leaf: leaf[order], states),
+            last=symbol,
+            live=live,
+            covered=jnp.take_along_axis(covered, parent[:, :, None], axis=1),
+            done=done,
+            kept=kept,
+            history=history,
+        )
+
+    loop = jax.lax.while_loop(unfinished, step, loop)
+    slots = jnp.broadcast_to(jnp.arange(k), loop.live.shape)
+    score = ranking.score(loop.live, max_length, ranking.coverage(loop.covered, mask))
+    unended = _Kept(score, loop.live, jnp.full_like(slots, max_length), slots)
+    return _read(loop.kept.merged(unended, loop.done), loop.history)
+
+
+def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int) -> tuple[_Loop, Any]:
+    """The search before its first step: one live hypothesis a sentence, none for a source without symbols."""
+    states, prepared = _by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), start(models, source, mask, max_length))
+    batch, last = source.shape[0], jnp.full((source.shape[0], k), BOS, jnp.int32)
+    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, last.reshape(-1), prepared)
+    dtype, row = shapes.scores.dtype, shapes.weights.shape[1:]
+    real = jnp.any(mask, axis=1)
+    live = jnp.where((jnp.arange(k) == 0)[None] & real[:, None], 0, -jnp.inf).astype(dtype)
+    nothing, nowhere = jnp.full((batch, n_best), -jnp.inf, dtype), jnp.zeros((batch, n_best), jnp.int32)
+    steps = jnp.zeros((max_length, batch, k), jnp.int32)
+    return _Loop(
+        step=jnp.zeros((), jnp.int32),
+        states=states,
+        last=last,
+        live=live,
+        covered=jnp.zeros((batch, k, row[-1]), shapes.weights.dtype),
+        done=~real,
+        kept=_Kept(nothing, nothing, nowhere, nowhere),
+        history=_History(steps, steps, jnp.zeros((max_length, batch, k, *row), shapes.weights.dtype)),
+    ), prepared
+
+
+def _by_row(change: Callable[[Array], Array], tree: Any) -> Any:
+    """A change of the leading batch axis of every leaf; scalars are shared by the batch."""
+    return jax.tree.map(lambda leaf: change(leaf) if jnp.ndim(leaf) else leaf, tree)
+
+
+def _read(kept: _Kept, history: _History) -> Decoded:
+    """The kept hypotheses, read from their ends to their starts."""
+    max_length = history.tokens.shape[0]
+    there = jnp.isfinite(kept.score)
+    end = jnp.where(there, kept.end, -1)
+
+    def back(slot: Array, step: tuple[Array, _History]) -> tuple[Array, tuple[Array, Array]]:
+        t, now = step
+        inside = t < end
+        token = jnp.where(inside, jnp.take_along_axis(now.tokens, slot, axis=1), jnp.where(t == end, EOS, PAD))
+        # At the end itself `slot` is the hypothesis that was ended, which has no later one.
+        before = jnp.where(inside, jnp.take_along_axis(now.parents, slot, axis=1), slot)
+        lone = [1] * (now.weights.ndim - 2)
+        weights = jnp.take_along_axis(now.weights, before.reshape(*before.shape, *lone), axis=1)
+        return before, (token, jnp.where((t <= end).reshape(*end.shape, *lone), weights, 0))
+
+    _, (tokens, weights) = jax.lax.scan(back, kept.slot, (jnp.arange(max_length), history), reverse=True)
+    return Decoded(
+        tokens=jnp.moveaxis(tokens, 0, 2),
+        weights=jnp.moveaxis(weights, 0, 2),
+        log_probability=kept.log_probability,
+        score=kept.score,
+        lengths=jnp.minimum(end + 1, max_length),
+    )
