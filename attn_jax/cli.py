@@ -430,7 +430,7 @@ def _explain(message: str) -> str:
     name, value, reason = match.groups()
     flag = FLAGS[name]
     if "must have a value other than None" in reason:
-        return f"--{name} is missing: {flag.help}"
+        return f"--{name} is missing: {cli_help.meaning(flag)}"
     if isinstance(flag.parser, flags.EnumParser):
         return str(unknown(f"value of --{name}", value, flag.parser.enum_values))
     if isinstance(flag.parser, flags.BooleanParser):

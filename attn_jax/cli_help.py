@@ -65,9 +65,14 @@ def _spelling(flag: flags.Flag) -> str:
     return f"--{flag.name}={metavar}"
 
 
+def meaning(flag: flags.Flag) -> str:
+    """What the flag's author wrote of it."""
+    return _ABSL_EXTRAS.sub("", flag.help or "")
+
+
 def _description(flag: flags.Flag) -> list[str]:
     """Meaning and default, then the allowed values."""
-    lines = [_ABSL_EXTRAS.sub("", flag.help or "")]
+    lines = [meaning(flag)]
     if flag.default not in (None, [], ""):
         lines[0] += f" (default: {_default(flag)})"
     parser: Any = flag.parser

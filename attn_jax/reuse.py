@@ -17,7 +17,7 @@ from attn_jax.data.datasets import Dataset
 from attn_jax.data.text import TextCodec
 from attn_jax.errors import UserError, unknown
 from attn_jax.search import with_changes
-from attn_jax.seq2seq import Model, build, canonical, check
+from attn_jax.seq2seq import Model, build, canonical, check, check_search
 from attn_jax.shapes import Params
 from attn_jax.training import Trainer
 from attn_jax.translator import BATCH, Output, Translator
@@ -99,8 +99,10 @@ class Ensemble:
         """
         first = self.runs[0]
         settings = with_changes(first.config.decode, changes)
+        if seed is not None and settings.name != "sample":
+            raise UserError(f"seed={seed}: decode={settings.name} draws nothing; use decode=sample")
         for run in self.runs:
-            check(dataclasses.replace(run.config, decode=settings))
+            check_search(dataclasses.replace(run.config, decode=settings))
         return Translator(
             models=tuple(run.model for run in self.runs),
             params=tuple(run.params for run in self.runs),
@@ -142,7 +144,9 @@ class Ensemble:
             UserError: a text has no symbols; options that do not go together; `unk_replace` without attention.
         """
         translator = self.translator(seed=seed, **changes)
-        found = translator(texts, n_best=n_best or 1, unk_replace=unk_replace, batch_size=batch_size)
+        found = translator(
+            texts, n_best=1 if n_best is None else n_best, unk_replace=unk_replace, batch_size=batch_size
+        )
         return [outputs[0] for outputs in found] if n_best is None else found
 
 

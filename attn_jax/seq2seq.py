@@ -152,10 +152,7 @@ def check(config: Config) -> None:
             "optim.schedule=warmup with optim.warmup_share=0: the rate would only fall; set the share of all steps in "
             "which it grows, e.g. optim.warmup_share=0.05"
         )
-    if config.decode.max_length and config.decode.min_length > config.decode.max_length:
-        raise UserError(
-            f"decode.min_length={config.decode.min_length} is above decode.max_length={config.decode.max_length}"
-        )
+    check_search(config)
     Model(config, 8, 8)  # Sizes are checked where they meet; making the module abstractly costs no computation.
 
 
@@ -165,15 +162,22 @@ def _check_attention(config: Config) -> None:
             raise UserError(f"score=none with placement={config.placement}: there is no attention to place")
         if config.bridge == "zero" and config.input_feeding != "context":
             raise UserError("score=none with bridge=zero: nothing of the source would reach the decoder")
-        if config.decode.name == "beam" and config.decode.coverage_penalty:
-            raise UserError(
-                f"score=none with decode.coverage_penalty={config.decode.coverage_penalty}: there are no weights to "
-                "cover the source with"
-            )
     elif config.placement != "after" and config.input_feeding == "context":
         raise UserError(
             f"placement={config.placement} with input_feeding=context: the context enters the cells already"
         )
+
+
+def check_search(config: Config) -> None:
+    """Raises UserError, naming fields and values, if the model cannot be searched as section `decode` says."""
+    decode = config.decode
+    if config.score.name == NONE and decode.name == "beam" and decode.coverage_penalty:
+        raise UserError(
+            f"score=none with decode.coverage_penalty={decode.coverage_penalty}: there are no weights to cover "
+            "the source with"
+        )
+    if decode.max_length and decode.min_length > decode.max_length:
+        raise UserError(f"decode.min_length={decode.min_length} is above decode.max_length={decode.max_length}")
 
 
 def canonical(config: Config) -> Config:

@@ -62,7 +62,7 @@ class Translator:
         n_best: int = 1,
         unk_replace: bool = False,
         batch_size: int = BATCH,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Output]]:
         """The best outputs of every text, at most `n_best` each, the best first; samples as they are drawn.
 
@@ -74,7 +74,7 @@ class Translator:
             unk_replace: whether each `<unk>` becomes the source symbol with the highest weight at its step (Luong et
                 al. 2015), weights of heads averaged.
             batch_size: texts of a batch.
-            first: number of the first text; samples depend on the seed and on the numbers of their texts.
+            numbers: of the texts, by default 0, 1, ...; a sample depends on the seed and on the number of its text.
 
         Raises:
             UserError: a text has no symbols, more outputs are asked for than the search has, or `unk_replace` is asked
@@ -92,8 +92,8 @@ class Translator:
             chosen = order[begin : begin + size]
             rows = [ids[i] for i in chosen] + [[]] * (size - len(chosen))
             source = pad(rows, _rounded(max(map(len, rows))))
-            numbers = np.array([first + i for i in chosen] + [0] * (size - len(chosen)), np.int32)
-            found = jax.tree.map(np.asarray, self._search(source, numbers, n_best))
+            drawn = np.array([numbers[i] if numbers else i for i in chosen] + [0] * (size - len(chosen)), np.int32)
+            found = jax.tree.map(np.asarray, self._search(source, drawn, n_best))
             for place, i in enumerate(chosen):
                 hypotheses = (Decoded(*(part[place, rank] for part in found)) for rank in range(n_best))
                 outputs[i] = [self._output(texts[i], h, unk_replace) for h in hypotheses if h.lengths]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +56,9 @@ def place(tmp_path_factory):
     by_seed = {json.loads((run / "config.json").read_text())["seed"]: run for run in (path / "runs").iterdir()}
     for seed, run in by_seed.items():
         run.rename(path / f"seed{seed}")
-    shutil.copytree(path / "seed0", path / "blind")
-    blind = json.loads((path / "blind" / "config.json").read_text())
-    blind["score"]["name"] = "none"
-    (path / "blind" / "config.json").write_text(json.dumps(blind))
+    blind = sweep.variants(dataset, {**changes, "score.name": "none", "train.steps": 1, "train.eval_every": 1}, {})
+    study.run(blind, seeds=[0], out=str(path / "other"), corpora=study.Corpora(lambda name: dataset))
+    next((path / "other" / "runs").iterdir()).rename(path / "blind")
 
     pairs = [(example.source, example.target) for example in dataset.splits["test"]]
     sizes = [len(source.split()) for source, _ in pairs]

@@ -164,7 +164,7 @@ def test_text_is_scored_not_its_pieces():
     model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
     evaluator = Evaluator(model, corpus, "test", max_output=40)
 
-    def search(params, sources, targets, decode):
+    def search(params, seeds, sources, targets, numbers, settings):
         shape = (sources.shape[0], 1)
         found = [np.pad([*ids, EOS], (0, 39 - len(ids))) for ids in np.take(np.array(outputs, object), order.pop(0))]
         return (np.zeros(shape),) * 3, np.ones(shape), np.array(found).reshape(*shape, -1, 40)
