@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 STUDY = [
     *("experiments/compare_scores.py", "--dataset=synthetic/reverse", "--scores=none,dot", "--seeds=3"),
-    *("--hidden_size=32", "--steps=600", "--set=train.eval_every=60", "--set=train.patience=3"),
+    *("--hidden_size=16", "--steps=400", "--set=train.eval_every=50", "--set=train.patience=3"),
     *("--set=dropout.embedding=0.1", "--set=dropout.recurrent=0.1", "--checkpoint_every=20"),
 ]
 
