@@ -58,6 +58,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("threshold", 0.0, "leave out links of less weight", 0.0, 1.0)
 flags.DEFINE(Text("FILE"), "output", None, "write the links there, one line a pair")
+cli.define_load_flag()
 
 CODES = {"deu": "de", "eng": "en", "fra": "fr"}
 """Names of languages in data sets, where they differ from those of the gold sets."""
