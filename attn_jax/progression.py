@@ -210,7 +210,9 @@ class Vault:
             "git": results.git_commit(),
             "versions": results.versions(),
         }
-        self.checkpoints.save(now.step, self._tree(now.states, now.selection.params, reports), about)
+        self.checkpoints.save(
+            now.step, self._tree(now.states, now.selection.params, self.trainer.placement.put(reports)), about
+        )
         self._saved_at, self._saved_step = time.monotonic(), now.step
 
     def remove(self) -> None:

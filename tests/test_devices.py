@@ -157,6 +157,7 @@ def main():
     variants = [tiny.config(score=name, train__steps=cli.FLAGS.steps) for name in ("none", "dot")]
     print(study.run(
         variants, seeds=range(cli.FLAGS.seeds), out=cli.FLAGS.out, mesh=cli.mesh(),
+        saving=study.Saving(cli.FLAGS.checkpoint_every, cli.FLAGS.keep),
         corpora=study.Corpora(lambda name: tiny.dataset()), command=cli.command_line(),
     ))
 cli.run(main, doc="A study.")
@@ -191,6 +192,38 @@ def test_a_study_of_two_processes_is_that_of_one(tmp_path):
         assert one["selected_step"] == two["selected_step"]
         for name, value in one["metrics"]["test"].items():
             assert two["metrics"]["test"][name] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_or_stopped_go_on_as_if_nothing_had_been(tmp_path):
+    command = study_command(tmp_path, "--steps=1000", "--checkpoint_every=50")
+
+    def begin(out):
+        return together(2, [*command, f"--out={tmp_path}/{out}"], tmp_path)
+
+    def until(condition, pair):
+        deadline = time.monotonic() + 300
+        while not condition():
+            assert time.monotonic() < deadline
+            assert [process.poll() for process in pair] == [None, None], said(tmp_path, 0) + said(tmp_path, 1)
+            time.sleep(0.1)
+
+    assert [process.wait(300) for process in begin("whole")] == [0, 0], said(tmp_path, 0)
+    pair = begin("cut")
+    until(lambda: [one for one in tmp_path.glob("cut/programs/*/checkpoints/*") if one.name.isdigit()], pair)
+    for process in pair:
+        process.kill()
+    assert [process.wait() for process in pair] == [-9, -9]
+    pair = begin("cut")
+    until(lambda: "goes on from step" in said(tmp_path, 0), pair)
+    pair[1].terminate()
+    assert [process.wait(300) for process in pair] == [75, 75], said(tmp_path, 0) + said(tmp_path, 1)
+    assert "which is saved" in said(tmp_path, 0)
+    assert [process.wait(300) for process in begin("cut")] == [0, 0], said(tmp_path, 0)
+    logs = sorted(path.relative_to(tmp_path / "whole") for path in tmp_path.glob("whole/runs/*/metrics.jsonl"))
+    assert len(logs) == 4
+    for log in logs:
+        assert (tmp_path / "cut" / log).read_text() == (tmp_path / "whole" / log).read_text()
 
 
 @pytest.mark.slow
