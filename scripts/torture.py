@@ -4,9 +4,9 @@
 
 The study has two programs of three runs, dropout, early stopping, and a checkpoint every 20 steps. It is done once
 without interruption. Then it is begun in empty directories again and again; each process is killed after a random part
-of the time that the whole study took, and started again with the same command, until the study is complete and equals
-the first one bit for bit: results.csv, metrics, predictions, and parameters of every run. SIGKILL first, then
-SIGTERM, which must end with exit code 75 or find the study complete.
+of the time that the whole study took (of more and more of it), and started again with the same command, until the study
+is complete and equals the first one bit for bit: results.csv, metrics, predictions, and parameters of every run.
+SIGKILL first, then SIGTERM, which must end with exit code 75 or find the study complete.
 """
 
 import argparse
@@ -78,17 +78,18 @@ def rounds(kind: int, count: int, whole: float, draw: random.Random, wanted: dic
     """Interrupts until it was done `count` times; raises AssertionError on a difference."""
     done, complete, moments = 0, 0, collections.Counter[str]()
     while done < count:
-        study = Study(folder / f"{kind}-{complete}", folder / "data")
+        study, here = Study(folder / f"{kind}-{complete}", folder / "data"), 0
         while True:
             process = study.start()
             try:
-                process.wait(draw.uniform(0, whole))
+                # Later and later, so that a machine that is slower by now gets to the end, too.
+                process.wait(draw.uniform(0, whole * (1 + here / 4)))
             except subprocess.TimeoutExpired:
                 process.send_signal(kind)
                 code = process.wait(120)
                 assert code in ((-signal.SIGKILL,) if kind == signal.SIGKILL else (75, 0)), study.said()
                 if code:
-                    done += 1
+                    done, here = done + 1, here + 1
                     moments[moment(study.said())] += 1
                     continue
             assert process.returncode == 0, study.said()
