@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import jax
 import numpy as np
 
 from attn_jax.errors import UserError
-from attn_jax.shapes import Params
+from attn_jax.shapes import Params, PyTree
 
 CHECKSUMS = "checksums.json"
 """In a directory of parameters: the SHA-256 of every other file, by its path. Orbax notices only some damage."""
+
+MARGIN = 1 << 18
+"""Bytes that are wanted beside those of arrays, for all the small files around them."""
 
 
 def _orbax() -> Any:
@@ -26,12 +30,16 @@ def save_parameters(path: Path, params: Params) -> None:
 
     Raises UserError where it cannot be written.
     """
+    arrays = jax.tree.map(np.asarray, params)
     try:
-        _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+        check_room(path.parent, arrays)
+        _orbax().save(path.absolute(), arrays, overwrite=True)
         (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{path}: the parameters cannot be written ({reason}); once they can, go on") from error
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"[:200]
+        raise UserError(
+            f"{path}: the parameters cannot be written ({reason}); once they can, the same command goes on"
+        ) from error
 
 
 def load_parameters(path: Path) -> Params:
@@ -47,6 +55,19 @@ def load_parameters(path: Path) -> Params:
         return _orbax().load(path.absolute())
     except Exception as error:
         raise UserError(f"{path}: the saved parameters are damaged ({type(error).__name__}: {error})"[:300]) from error
+
+
+def check_room(folder: Path, tree: PyTree) -> None:
+    """Raises OSError if there is no room for so many arrays: they are written to a file that is gone at once.
+
+    Orbax writes many files at a time, and where they fail leaves tracebacks on stderr.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    left = MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        while left > 0:
+            left -= file.write(bytes(min(left, 1 << 24)))
+        file.flush()
 
 
 def _checksums(path: Path) -> dict[str, str]:
