@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,14 @@ def load_parameters(path: Path) -> Params:
 
 
 def check_room(folder: Path, tree: PyTree) -> None:
-    """Raises OSError if there is no room for so many arrays: they are written to a file that is gone at once.
+    """Raises OSError if there is no room for so many arrays: it is taken, and given back at once.
 
-    Orbax writes many files at a time, and where they fail leaves tracebacks on stderr.
+    Orbax writes many files at a time, and where that fails leaves tracebacks on stderr.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    left = MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     with tempfile.TemporaryFile(dir=folder) as file:
-        while left > 0:
-            left -= file.write(bytes(min(left, 1 << 24)))
-        file.flush()
+        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+            os.posix_fallocate(file.fileno(), 0, MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
 
 
 def _checksums(path: Path) -> dict[str, str]:
