@@ -333,7 +333,8 @@ class Log:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told of already
+            self._file.close()
 
 
 def _rounded(value: float) -> float | None:
