@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from attn_jax.shapes import Params, PyTree
 CHECKSUMS = "checksums.json"
 """In a directory of parameters: the SHA-256 of every other file, by its path. Orbax notices only some damage."""
 
+MARGIN = 1 << 18
+"""Bytes that are wanted beside those of arrays, for all the small files around them."""
+
 
 def _orbax() -> Any:
     from orbax.checkpoint import v1  # Half a second to import, and needed only when something is saved or restored.
@@ -31,12 +36,17 @@ def save_parameters(path: Path, params: Params) -> None:
     Processes that train as one must all call this: the first one writes, and Orbax makes the others wait. Raises
     UserError where it cannot be written.
     """
+    arrays = jax.tree.map(np.asarray, params)
     try:
-        _orbax().save(path.absolute(), jax.tree.map(np.asarray, params), overwrite=True)
+        if processes.leads():
+            check_room(path.parent, arrays)
+        _orbax().save(path.absolute(), arrays, overwrite=True)
         if processes.leads():
             (path / CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1), encoding="utf-8")
     except Exception as error:
-        raise UserError(f"{path}: the parameters cannot be written ({_reason(error)}); once they can, go on") from error
+        raise UserError(
+            f"{path}: the parameters cannot be written ({_reason(error)}); once they can, the same command goes on"
+        ) from error
 
 
 def load_parameters(path: Path) -> Params:
@@ -52,6 +62,17 @@ def load_parameters(path: Path) -> Params:
         return _orbax().load(path.absolute())
     except Exception as error:
         raise UserError(f"{path}: the saved parameters are damaged ({_reason(error)})") from error
+
+
+def check_room(folder: Path, tree: PyTree) -> None:
+    """Raises OSError if there is no room for so many arrays: it is taken, and given back at once.
+
+    Orbax writes many files at a time, and where that fails leaves tracebacks on stderr.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+            os.posix_fallocate(file.fileno(), 0, MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
 
 
 def _checksums(path: Path) -> dict[str, str]:
@@ -90,6 +111,8 @@ class Checkpoints:
         """
         copied = jax.tree.map(jnp.copy, tree)  # training gives its own buffers away
         try:
+            if processes.leads():
+                check_room(self.directory.parent, tree)
             self._manager().save_async(
                 # One that is there already could not be read.
                 step,
@@ -144,5 +167,7 @@ class Checkpoints:
 
 def _reason(error: Exception) -> str:
     """An exception in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:200]

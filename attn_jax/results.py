@@ -348,8 +348,10 @@ class Log:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):  # what could not be written was told of already
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
 def _board(folder: Path, step: int) -> Any:
