@@ -12,7 +12,9 @@ import pytest
 from attn_jax.scores import NONE, SCORES
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
+SCRIPTS = sorted(
+    path.name for path in (ROOT / "experiments").glob("*.py") if "define_study_flags" in path.read_text("utf-8")
+)
 
 FILES = {
     "good.src": b"a b\nb a\nc\n",

@@ -83,6 +83,11 @@ REFUSED = [
     ({"placement": "before", "score": "none"}, "score=none with placement=before"),
     ({"placement": "between", "input_feeding": "context"}, "placement=between with input_feeding=context"),
     ({"bridge": "backward"}, "bridge 'backward' needs a backward direction"),
+    (
+        {"score": "none", "decode": "beam", "decode.coverage_penalty": 0.2},
+        r"score=none with decode\.coverage_penalty=0\.2",
+    ),
+    ({"decode.min_length": 5, "decode.max_length": 4}, r"decode\.min_length=5 is above decode\.max_length=4"),
     ({"optim.schedule": "warmup"}, "optim.schedule=warmup with optim.warmup_share=0"),
 ]
 
@@ -153,6 +158,14 @@ def test_parameters_bind_in_any_order(x64):
         ({"data.target_unit": "bpe"}, "data.target_min_count", 2),
         ({"score": "additive", "decoder.size": 7}, "score.size", 7),
         ({"train.steps": 10}, "train.epochs", 3.0),
+        ({"decode": "greedy"}, "decode.beam_size", 3),
+        ({"decode": "sample"}, "decode.length_penalty", "gnmt"),
+        ({"decode": "beam"}, "decode.temperature", 0.5),
+        ({"decode": "beam"}, "decode.alpha", 0.2),
+        ({"decode": "beam", "decode.length_penalty": "average"}, "decode.alpha", 0.2),
+        ({"decode": "beam", "decode.alpha": 0}, "decode.length_penalty", "gnmt"),
+        ({"decode.beam_size": 1}, "decode.name", "beam"),
+        ({}, "decode.min_length", 1),
     ],
 )
 def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, value):
@@ -184,6 +197,13 @@ def test_a_field_that_cannot_matter_does_not_make_another_run(context, field, va
         ({"optim.schedule": "cosine"}, "optim.warmup_share", 0.1),
         ({"data.source_unit": "bpe"}, "data.target_min_count", 2),
         ({}, "train.epochs", 3.0),
+        ({"decode": "beam"}, "decode.beam_size", 3),
+        ({"decode": "beam", "decode.length_penalty": "gnmt"}, "decode.alpha", 1.0),
+        ({"decode.beam_size": 1, "decode.coverage_penalty": 0.1}, "decode.name", "beam"),
+        ({"decode.beam_size": 1, "decode.length_penalty": "power"}, "decode.name", "beam"),
+        ({"decode": "beam"}, "decode.length_penalty", "average"),
+        ({"decode": "sample"}, "decode.temperature", 0.5),
+        ({}, "decode.min_length", 2),
         ({}, "seed", 3),
     ],
 )
