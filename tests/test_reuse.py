@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 import attn_jax
-from attn_jax import study
+from attn_jax import metrics, study
 from attn_jax.errors import UserError
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -58,6 +58,29 @@ def test_a_run_from_disk_decodes_as_the_study_did(folder):
         output = by_source[tuple(example["source"])]
         assert output.tokens == example["target"]
         np.testing.assert_allclose(output.weights, example["weights"], atol=1e-4)
+
+
+def test_samples_of_a_study_are_those_of_each_run_and_selection_is_greedy(tmp_path):
+    data = tiny.dataset(dev=9, metric="per")
+    config = tiny.config(score="dot", cell="rnn", decode="sample", decode__max_length=6, train__select="last")
+    study.run([config], seeds=[0, 3], out=str(tmp_path), corpora=study.Corpora(lambda name: data))
+    seen = []
+    for folder in (tmp_path / "runs").iterdir():
+        run = attn_jax.load_run(folder)
+        lines = [json.loads(line) for line in (folder / "predictions.test.jsonl").read_text().splitlines()]
+        seen.append([line["prediction"] for line in lines])
+        assert seen[-1] == [output.text for output in run.decode([line["source"] for line in lines])]
+        logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        last = [line for line in logged if line["split"] == "dev"][-1]
+        sources, references = zip(*((e.source, e.references) for e in data.splits["dev"]), strict=True)
+        per = [
+            metrics.score(["per"], [output.text for output in outputs], references)["per"]
+            for outputs in (run.decode(sources, name="greedy"), run.decode(sources))
+        ]
+        assert last["per"] == pytest.approx(per[0], rel=1e-5)
+        assert json.loads((folder / "result.json").read_text())["metrics"]["dev"]["per"] == pytest.approx(per[1])
+        assert per[0] != per[1]
+    assert seen[0] != seen[1]
 
 
 def test_wrong_use_of_a_run_from_disk(folder, tmp_path):
