@@ -219,3 +219,4 @@ class Vault:
         """Removes the checkpoints of a program whose runs have their results."""
         if processes.leads():
             shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
+            results.remove_leftovers(self.folder)

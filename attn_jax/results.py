@@ -92,6 +92,14 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left half written in a directory in which no other process is at work now."""
+    for path in folder.glob(".*.????????"):  # as `write_text` names them
+        path.unlink(missing_ok=True)
+    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON as `write_text` does."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -273,6 +281,7 @@ class Output:
         folder = self.run(run_id)
         with writing(folder):
             (folder / "result.json").unlink(missing_ok=True)  # One that lost its configuration.
+            remove_leftovers(folder)
         write_json(folder / "data.json", dict(data))
         write_json(folder / "config.json", configs.to_dict(config))
         return Log(folder / "metrics.jsonl", step)
@@ -297,6 +306,7 @@ class Output:
         lock = _locked(self.path / ".lock", wait=True)
         assert lock is not None  # it was waited for
         with lock:
+            remove_leftovers(self.path)
             yield
 
     def claim(self, program_id: str) -> IO[bytes] | None:

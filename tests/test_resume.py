@@ -108,6 +108,10 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
     log = next(path for path in out.glob("runs/*/metrics.jsonl") if path.read_text())
     with log.open("a") as file:
         file.write('{"step": 12, "split": "train"}\n{"half a li')
+    # So are files that it left half written.
+    (log.parent / ".predictions.test.jsonl.b06rojic").write_text("{")
+    (log.parent / "parameters.orbax-checkpoint-tmp").mkdir()
+    (out / ".results.csv.x_3k2jf0").write_text("run_id,")
     at_dispatch(1, lambda: HANDLER(signal.SIGTERM, None))
     with pytest.raises(Interrupted) as stop:
         run(out)
@@ -118,6 +122,7 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
     told = capsys.readouterr().err
     assert told.count("goes on from step") >= 2
     assert contents(out) == alone
+    assert not [path for path in out.rglob("*") if "tmp" in path.name or re.fullmatch(r"\..*\.\w{8}", path.name)]
     for log in out.glob("runs/*/metrics.jsonl"):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         logged = {
