@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, str(ROOT / "experiments" / "translate.py")]
 ENVIRONMENT = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
-TEXT = "a b\n\nc zz a\r\n  \nd\nb b a c".encode()
+TEXT = b"a b\n\nc zz a\r\n  \nd\nb b a c"
 SENTENCES = {0: "a b", 2: "c zz a", 4: "d", 5: "b b a c"}
 
 
