@@ -32,6 +32,9 @@ PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
 }
 """lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
 
+BLOCK = 64
+"""Values of which `largest` first looks at the largest alone."""
+
 SMALLEST = 1e-30
 """Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
 
@@ -152,7 +155,7 @@ def beam(
         offset = loop.live - prediction.normalizer.reshape(batch, k)
         totals = prediction.scores.reshape(batch, k, vocabulary) + offset[:, :, None]
         # Each live hypothesis has one continuation that ends: k of the 2k best do not.
-        best, place = jax.lax.top_k(totals.reshape(batch, -1), 2 * k)
+        best, place = largest(totals.reshape(batch, -1), 2 * k)
         parent, symbol = place // vocabulary, place % vocabulary
         ends = symbol == EOS
 
@@ -211,6 +214,24 @@ def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, 
         kept=_Kept(nothing, nothing, nowhere, nowhere),
         history=_History(steps, steps, jnp.zeros((max_length, batch, k, *row), shapes.weights.dtype)),
     ), prepared
+
+
+def largest(values: Float[Array, "B N"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
+    """`jax.lax.top_k`, but that most of a long row is only read for the largest value of each of its blocks.
+
+    The `count` blocks whose largest values are largest hold the `count` largest values. Equal values come in the order
+    of their places, as from `top_k`.
+    """
+    batch, length = values.shape
+    blocks = -(-length // BLOCK)
+    if blocks <= 4 * count:
+        return jax.lax.top_k(values, count)
+    parts = jnp.pad(values, ((0, 0), (0, blocks * BLOCK - length)), constant_values=-jnp.inf)
+    parts = parts.reshape(batch, blocks, BLOCK)
+    _, chosen = jax.lax.top_k(jnp.max(parts, axis=-1), count)
+    chosen = jnp.sort(chosen, axis=-1)
+    best, place = jax.lax.top_k(jnp.take_along_axis(parts, chosen[:, :, None], axis=1).reshape(batch, -1), count)
+    return best, jnp.take_along_axis(chosen, place // BLOCK, axis=1) * BLOCK + place % BLOCK
 
 
 def _by_row(change: Callable[[Array], Array], tree: Any) -> Any:

@@ -93,10 +93,12 @@ def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Pred
 
     Probabilities stay the model's: they are not spread anew over what is left.
     """
-    scores = prediction.scores.at[:, jnp.array([PAD, BOS])].set(-jnp.inf)
+    # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
+    symbols = jnp.arange(prediction.scores.shape[-1])[None]
+    banned = (symbols == PAD) | (symbols == BOS)
     if min_length > 1:
-        scores = scores.at[:, EOS].set(jnp.where(step + 1 < min_length, -jnp.inf, scores[:, EOS]))
-    return prediction._replace(scores=scores)
+        banned = banned | ((symbols == EOS) & (step + 1 < min_length))
+    return prediction._replace(scores=jnp.where(banned, -jnp.inf, prediction.scores))
 
 
 def greedy(

@@ -8,7 +8,7 @@ import pytest
 import reference
 from plain_search import Ranked
 
-from attn_jax.beam_search import PENALTIES, Ranking, beam
+from attn_jax.beam_search import PENALTIES, Ranking, beam, largest
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import greedy
 
@@ -230,3 +230,16 @@ def test_more_hypotheses_than_the_beam_holds_are_refused(x64):
     model, _, params = reference.tiny_model(score="dot")
     with pytest.raises(ValueError, match="n_best=3 is not between 1 and beam_size=2"):
         beam(model.bind(params), jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2), bool), 4, beam_size=2, n_best=3)
+
+
+@pytest.mark.parametrize("length", [1000, 1024, 70])
+def test_largest_values_of_long_rows(length):
+    """Few different values, so that many are equal, and -inf among them."""
+    drawn = np.random.default_rng(0).integers(0, 9, size=(6, length)).astype(np.float32)
+    values = np.where(drawn == 0, -np.inf, drawn)
+    values[3, 5:] = -np.inf
+    for count in (1, 3):
+        found, places = reference.jit(lambda v, count=count: largest(v, count))(values)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(found, np.take_along_axis(values, order, axis=1))
