@@ -20,6 +20,7 @@ from typing import IO, Any
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.errors import UserError
+from attn_jax.events import Events
 
 PACKAGES = ("attn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "sacrebleu")
 
@@ -339,7 +340,7 @@ class Log:
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         with writing(path):
             self._file = path.open("a", encoding="utf-8")
-            self._board = _board(path.parent / "tensorboard", step)
+            self._events = Events(path.parent / "tensorboard", step)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """One line."""
@@ -347,30 +348,19 @@ class Log:
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                if math.isfinite(value):
-                    self._board.add_scalar(f"{split}/{name}", value, step)
+            self._events.write(step, split, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def sync(self) -> None:
         """Waits until the lines are on disk."""
         with writing(self._path):
             os.fsync(self._file.fileno())
+            self._events.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        with contextlib.suppress(OSError):  # what could not be written was told of already
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._board.close()
-
-
-def _board(folder: Path, step: int) -> Any:
-    from tensorboardX import SummaryWriter  # Only training needs it.
-
-    if not step:
-        shutil.rmtree(folder, ignore_errors=True)
-    # Events of later steps, which a killed process wrote, are not shown.
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # what could not be written was told of already
+                file.close()
 
 
 def _rounded(value: float) -> float | None:

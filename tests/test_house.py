@@ -18,7 +18,7 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder transformer seq2seq
     data losses metrics decoding beam_search search alignment
-    processes devices optimizers training evaluation checkpoint results export selection outcome
+    processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
     sweep translator reuse stats plots report_data report_table report_page report progress study
     cli_parsers cli_help cli
