@@ -11,6 +11,7 @@ SIGKILL first, then SIGTERM, which must end with exit code 75 or find the study 
 
 import argparse
 import collections
+import difflib
 import random
 import signal
 import subprocess
@@ -74,6 +75,14 @@ def moment(said: str) -> str:
     return "testing, report"
 
 
+def difference(name: str, wanted: bytes | None, found: bytes | None) -> str:
+    """Where two contents differ."""
+    if wanted is None or found is None or "/parameters/" in name:
+        return f"{name}: differs, or only one has it"
+    lines = [content.decode("utf-8", "replace").splitlines() for content in (wanted, found)]
+    return "\n".join([f"{name}:", *difflib.unified_diff(*lines, "uninterrupted", "resumed", n=1, lineterm="")])
+
+
 def rounds(kind: int, count: int, whole: float, draw: random.Random, wanted: dict[str, bytes], folder: Path) -> None:
     """Interrupts until it was done `count` times; raises AssertionError on a difference."""
     done, complete, moments = 0, 0, collections.Counter[str]()
@@ -96,7 +105,7 @@ def rounds(kind: int, count: int, whole: float, draw: random.Random, wanted: dic
             break
         found = contents(study.out)
         different = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
-        assert not different, f"{study.out}: {different}"
+        assert not different, "\n".join(difference(name, wanted.get(name), found.get(name)) for name in different)
         complete += 1
         print(f"{signal.Signals(kind).name}: {done} interruptions, {complete} studies equal", flush=True)
     print(f"{signal.Signals(kind).name} came during: " + ", ".join(f"{k} {v}" for k, v in sorted(moments.items())))
