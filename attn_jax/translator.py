@@ -14,6 +14,7 @@ from attn_jax.data.corpus import pad
 from attn_jax.data.text import EOS, PAD, UNK, TextCodec
 from attn_jax.decoding import Decoded
 from attn_jax.errors import UserError
+from attn_jax.scores import NONE, SCORES
 from attn_jax.search import keys_of, search
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
@@ -91,13 +92,19 @@ class Translator:
         for begin in range(0, len(order), size):
             chosen = order[begin : begin + size]
             rows = [ids[i] for i in chosen] + [[]] * (size - len(chosen))
-            source = pad(rows, _rounded(max(map(len, rows))))
+            longest = max(map(len, rows))
+            source = pad(rows, longest if self._counts_positions() else _rounded(longest))
             drawn = np.array([numbers[i] if numbers else i for i in chosen] + [0] * (size - len(chosen)), np.int32)
             found = jax.tree.map(np.asarray, self._search(source, drawn, n_best))
             for place, i in enumerate(chosen):
                 hypotheses = (Decoded(*(part[place, rank] for part in found)) for rank in range(n_best))
                 outputs[i] = [self._output(texts[i], h, unk_replace) for h in hypotheses if h.lengths]
         return outputs
+
+    def _counts_positions(self) -> bool:
+        """Whether a model has no more positions than its longest source."""
+        scores = [model.config.score.name for model in self.models]
+        return any(score != NONE and SCORES[score].uses_positions for score in scores)
 
     def check(self, *, n_best: int, unk_replace: bool) -> None:
         """Raises UserError if the search does not have so many outputs, or there are no weights to replace by."""

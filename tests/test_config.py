@@ -5,7 +5,7 @@ import math
 import typing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_jax import config, metrics
@@ -128,11 +128,13 @@ ANY_CONFIG = st.fixed_dictionaries({}, optional={path: _values(path) for path in
 )
 
 
+@settings(deadline=None)  # machines are noisy
 @given(ANY_CONFIG)
 def test_json_round_trip(value: Config) -> None:
     assert config.from_dict(json.loads(json.dumps(config.to_dict(value)))) == value
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_values_survive_as_text(data: st.DataObject) -> None:
     """What a result file or a shell shows is what --set accepts."""
