@@ -17,285 +17,25 @@ import itertools
 import os
 import re
 import select
-import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 
-from attn_jax import cli_help, config, extensions, processes
-from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
+from attn_jax import cli_help, cli_study, config, extensions, processes
 from attn_jax.errors import UserError, unknown
 from attn_jax.interruption import Interrupted, handled
 
-if TYPE_CHECKING:
-    from attn_jax.devices import MeshShape
-
 FLAGS = flags.FLAGS
-
-# -- flags of a study ----------------------------------------------------------------------------------------
-
-# Shortcut flag -> configuration path. `hidden_size` is no field: a study sets all sizes from it.
-_SHORTCUTS = {
-    "steps": "train.steps",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "hidden_size": "hidden_size",
-    "learning_rate": "optim.learning_rate",
-}
-
-# Fields with a flag of their own that does more than set them.
-_RESERVED = {"seed": "--seeds", "data.dataset": "--dataset"}
 
 # What a disk that is full or read-only answers; raised by what has no message of its own, standard output above all.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
-
-
-def define_study_flags(
-    axes: Mapping[str, Callable[[], Iterable[str]]],
-    *,
-    dataset: str | None = None,
-    datasets: Sequence[str] = (),
-    seeds: int = 3,
-    runs_per_program: int = 16,
-    flag_values: flags.FlagValues = FLAGS,
-) -> None:
-    """Define the flags that every study shares, and one list flag an axis.
-
-    Args:
-      axes: configuration path -> a function that returns the allowed names; `score` becomes `--scores=A,B`.
-        They are called for help and when the values are used: tables may be imported, and grow, late.
-      dataset: default of `--dataset`; without it the flag is required.
-      datasets: the only data sets of this experiment; empty: any that `attn_jax.data` knows. `--files` is defined
-        where parallel_text is one of them.
-      seeds: default of `--seeds`.
-      runs_per_program: default of `--runs_per_program`.
-      flag_values: where the flags are defined.
-    """
-    fv = flag_values
-    parser = Dataset((lambda: datasets) if datasets else _dataset_names, closed=bool(datasets))
-    flags.DEFINE(parser, "dataset", dataset, "data set", required=dataset is None, flag_values=fv)
-    text = "directory that holds the folders of the data sets"
-    flags.DEFINE(Text("DIR"), "manual_dir", None, text, flag_values=fv)
-    serializer: flags.ArgumentSerializer[tuple[str, str]] = flags.ArgumentSerializer()
-    if not datasets or "parallel_text" in datasets:
-        text = "a split of parallel_text: a pair of line-aligned files, or a TSV file; may be repeated"
-        flags.DEFINE_multi(Assignment("SPLIT=FILE,FILE"), serializer, "files", None, text, flag_values=fv)
-    text = "where prepared data is kept (default: $ATTN_JAX_DATA or ~/.cache/attn_jax/data)"
-    flags.DEFINE(Text("DIR"), "data_dir", None, text, flag_values=fv)
-    text = "output directory; finished runs in it are kept"
-    flags.DEFINE(Text("DIR"), "out", None, text, required=True, flag_values=fv)
-    text = "number of seeds: every variant is trained with the seeds 0 to N-1"
-    flags.DEFINE_integer("seeds", seeds, text, 1, flag_values=fv)
-    for axis, allowed in axes.items():
-        text = f"compare these values of {axis}"
-        flags.DEFINE(Names(allowed), f"{axis}s", None, text, flag_values=fv)
-    flags.DEFINE_integer("steps", None, "optimiser steps, instead of epochs", 1, flag_values=fv)
-    flags.DEFINE_float("epochs", None, "passes over the training data, instead of steps", 0, flag_values=fv)
-    flags.DEFINE_integer("batch_size", None, "sentence pairs a step", 1, flag_values=fv)
-    flags.DEFINE_integer("hidden_size", None, "units of the decoder; the encoder's follow", 1, flag_values=fv)
-    flags.DEFINE_float("learning_rate", None, "learning rate", 0, flag_values=fv)
-    text = "set any configuration field (--helpconfig lists them); may be repeated"
-    flags.DEFINE_multi(Assignment("PATH=VALUE"), serializer, "set", None, text, flag_values=fv)
-    text = "compare these values of any configuration field; may be repeated"
-    flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
-    text = "most runs that are trained together as one program"
-    flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
-    define_load_flag(fv)
-    text = "steps between checkpoints, from which the same command goes on; 0: about once a minute"
-    flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)
-    flags.DEFINE_integer("keep", 2, "checkpoints of a program that are kept", 1, flag_values=fv)
-    define_device_flags(fv)
-
-
-def define_load_flag(flag_values: flags.FlagValues = FLAGS) -> None:
-    """Define `--load`, which `run` obeys before anything else: help and checks know what the files register."""
-    text = "Python file that registers scores, cells or other parts of your own; may be repeated"
-    flags.DEFINE_multi(Text("FILE"), flags.ArgumentSerializer(), "load", None, text, flag_values=flag_values)
-
-
-def define_device_flags(fv: flags.FlagValues = FLAGS) -> None:
-    """Define the flags that say on which devices and in how many processes a program is trained."""
-    text = (
-        "devices that a program is cut over: its runs, and its batches (default: as many as its runs can be spread "
-        "over evenly)"
-    )
-    flags.DEFINE(Text("run=N,data=N"), "mesh", None, text, flag_values=fv)
-    text = "process 0, where several processes that train as one meet; give each the same command but for --process_id"
-    flags.DEFINE(Text("HOST:PORT"), "coordinator", None, text, flag_values=fv)
-    flags.DEFINE_integer("num_processes", None, "processes that train as one", 1, flag_values=fv)
-    flags.DEFINE_integer("process_id", None, "number of this process, from 0", 0, flag_values=fv)
-    text = "auto: the cluster that started this process (Slurm, Kubernetes, MPI, TPU) tells where the others are"
-    flags.DEFINE_enum("distributed", None, ["auto"], text, flag_values=fv)
-
-
-def mesh(flag_values: flags.FlagValues = FLAGS) -> "MeshShape | None":
-    """What `--mesh` says; None without it. Raises UserError."""
-    from attn_jax.devices import MeshShape  # JAX is not needed to tell help.
-
-    text = flag_values["mesh"].value
-    return None if text is None else MeshShape.parse(text)
-
-
-def _group() -> processes.Group | None:
-    """The processes that this one trains with, if its script has the flags."""
-    names = ("coordinator", "num_processes", "process_id", "distributed")
-    return processes.Group.of(*(FLAGS[name].value for name in names)) if names[0] in FLAGS else None
-
-
-def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
-    """Split -> its files as `data.load` takes them; None without `--files`.
-
-    Raises:
-      UserError: a split is given twice.
-    """
-    given = flag_values["files"].value
-    if given is None:
-        return None
-    splits: dict[str, list[str]] = {}
-    for split, text in given:
-        if split in splits:
-            raise UserError(f"--files: the split {split} is given twice")
-        try:
-            splits[split] = split_values(text)
-        except ValueError as error:
-            raise UserError(f"--files={split}={text}: {error}") from None
-    return splits
-
-
-def overrides(flag_values: flags.FlagValues = FLAGS) -> dict[str, str]:
-    """Configuration path -> text, from the shortcut flags, then `--set`.
-
-    `--hidden_size=H` appears under "hidden_size", which is no field; the caller decides what it sets.
-
-    Raises:
-      UserError: unknown path or name, wrong type, a field that is set twice or has its own flag, steps beside epochs.
-    """
-    given = _settings(flag_values)
-    _check_length({path: (origin, [value]) for path, (origin, value) in given.items()})
-    changes = {path: value for path, (_, value) in given.items()}
-    if "train.epochs" in changes:
-        # Epochs count where steps is 0; the data set's recommended configuration may have steps.
-        changes.setdefault("train.steps", "0")
-    return changes
-
-
-def _settings(flag_values: flags.FlagValues) -> dict[str, tuple[str, str]]:
-    """Configuration path -> the flag that sets it and the value's text."""
-    given: dict[str, tuple[str, str]] = {}
-    for name, path in _SHORTCUTS.items():
-        if flag_values[name].value is not None:
-            given[path] = f"--{name}", str(flag_values[name].value)
-            if path != "hidden_size":
-                _field(f"--{name}", path, [given[path][1]], flag_values)
-    for path, value in flag_values["set"].value or ():
-        full = _field("--set", path, [value], flag_values)
-        if full in given:
-            raise UserError(f"{given[full][0]} and --set={path}: {full} is set twice")
-        given[full] = f"--set={path}", value
-    return given
-
-
-def _check_length(given: Mapping[str, tuple[str, Sequence[str]]]) -> None:
-    """Raises UserError if steps, by the values of one flag, leave epochs, by those of another, without effect."""
-    if "train.steps" in given and "train.epochs" in given:
-        (steps, values), (epochs, _) = given["train.steps"], given["train.epochs"]
-        if all(int(value) for value in values):
-            raise UserError(f"{steps} and {epochs}: only one of them can give the length of training")
-
-
-def sweeps(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
-    """Configuration path -> the texts of its values, from the list flags that were given, then `--sweep`.
-
-    Raises:
-      UserError: unknown path or name, wrong type, a value twice, a field swept twice or both set and swept, steps
-        beside epochs.
-    """
-    given: list[tuple[str, str, list[str]]] = []
-    for axis, flag in _axis_flags(flag_values).items():
-        if flag.value is not None:
-            given.append((f"--{flag.name}", axis, flag.value))
-    for path, text in flag_values["sweep"].value or ():
-        try:
-            given.append(("--sweep", path, split_values(text)))
-        except ValueError as error:
-            raise UserError(f"--sweep={path}={text}: {error}") from None
-
-    fixed = _settings(flag_values)
-    axes: dict[str, list[str]] = {}
-    lengths: dict[str, tuple[str, Sequence[str]]] = {path: (by, [value]) for path, (by, value) in fixed.items()}
-    for origin, path, values in given:
-        full = _field(origin, path, values, flag_values)
-        if full in axes:
-            raise UserError(f"{origin}: the values of {path} are given twice; give them in one flag")
-        if full in fixed:
-            raise UserError(f"{origin}: {path} is also set to {fixed[full][1]}; set it or compare values of it")
-        axes[full] = values
-        lengths[full] = f"{origin}={path}" if origin == "--sweep" else origin, values
-    _check_length(lengths)
-    if "train.epochs" in axes and "train.steps" not in lengths:
-        axes["train.steps"] = ["0"]  # as in `overrides`
-    return axes
-
-
-def _field(origin: str, path: str, values: Sequence[str], flag_values: flags.FlagValues) -> str:
-    """The full path of a field after checking `values` for it: names, types, no two equal."""
-    try:
-        full = _resolve(path)
-        if full in _RESERVED:
-            raise UserError(f"{path} has a flag of its own: use {_RESERVED[full]}")
-        for axis, flag in _axis_flags(flag_values).items():
-            if config.resolve(axis) == full:
-                allowed = _allowed(flag)
-                for value in values:
-                    if value not in allowed:
-                        raise unknown(axis, value, allowed)
-        parsed = [config.get(config.override(config.Config(), {full: value}), full) for value in values]
-    except UserError as error:
-        raise UserError(f"{origin}: {error}") from None
-    for i, value in enumerate(parsed):
-        if value in parsed[:i]:
-            raise UserError(f"{origin}: {path} has the value {values[i]} twice")
-    return full
-
-
-def _axis_flags(flag_values: flags.FlagValues) -> dict[str, flags.Flag]:
-    """Axis -> its list flag."""
-    axis_flags = (flag_values[name] for name in flag_values)
-    return {flag.name[:-1]: flag for flag in axis_flags if isinstance(flag.parser, Names)}
-
-
-def _allowed(flag: flags.Flag) -> tuple[str, ...]:
-    parser: Any = flag.parser
-    return tuple(parser.allowed())
-
-
-def _resolve(path: str) -> str:
-    """The full path of a field, or an error that names the nearest one, by its path or by its last part."""
-    try:
-        return config.resolve(path)
-    except UserError:
-        paths = [name for name, _, _ in config.fields()]
-        by_end = [name for name in paths if name.rpartition(".")[2] == path.rpartition(".")[2]]
-        near = by_end or difflib.get_close_matches(path, paths, n=1)
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
-        message = f"unknown configuration field '{path}'{hint} (--helpconfig lists the fields)"
-        raise UserError(message) from None
-
-
-def _dataset_names() -> Iterable[str]:
-    from attn_jax import data  # Only help needs the names.
-
-    return data.names()
-
-
-# -- running -------------------------------------------------------------------------------------------------
 
 
 def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] | None = None) -> NoReturn:
@@ -310,17 +50,8 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     name = Path(words[0]).stem
     try:
         try:
-            _load(words)
-            text = _help(words, doc or "")
-            if text is not None:
-                print(text)
-                code = None
-            else:
-                _parse(words)
-                _quiet_libraries()
-                _cache_programs()
-                with processes.joined(_group()), _first_process_prints(), handled():
-                    code = main()
+            with handled():
+                code = _answer(words, main, doc or "")
         except UserError as error:
             if not isinstance(error, processes.ToldError):
                 print(f"{name}: {error}", file=sys.stderr)
@@ -355,6 +86,20 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     sys.exit(code)
 
 
+def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int | None:
+    """What the command line asks for: help, or the experiment. Its exit code."""
+    _load(words)
+    text = _help(words, doc)
+    if text is not None:
+        print(text)
+        return None
+    _parse(words)
+    _quiet_libraries()
+    _cache_programs()
+    with processes.joined(cli_study.group()), _first_process_prints():
+        return main()
+
+
 @contextlib.contextmanager
 def _first_process_prints() -> Iterator[None]:
     if processes.leads():
@@ -371,13 +116,6 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command as typed, ready for a shell; the script's path relative to the working directory."""
-    words = list(sys.argv if argv is None else argv)
-    script = os.path.relpath(words[0])
-    return shlex.join(["python", words[0] if script.startswith("..") else script, *words[1:]])
-
-
 def _help(words: list[str], doc: str) -> str | None:
     """The text that a help flag asks for, whatever else is on the command line; None without such a flag."""
     if any(word in _HELP_FLAGS for word in words[1:]):
@@ -385,7 +123,9 @@ def _help(words: list[str], doc: str) -> str | None:
     if any(word in ("--helpfull", "-helpfull") for word in words[1:]):
         return f"{doc.strip()}\n{FLAGS.get_help()}"
     if any(word in ("--helpconfig", "-helpconfig") for word in words[1:]):
-        return cli_help.config_text({config.resolve(axis): _allowed(flag) for axis, flag in _axis_flags(FLAGS).items()})
+        return cli_help.config_text(
+            {config.resolve(axis): cli_study.allowed_values(flag) for axis, flag in cli_study.axis_flags(FLAGS).items()}
+        )
     return None
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_jax import alignment, cli, config, results, stats
+from attn_jax import alignment, cli, cli_study, config, results, stats
 from attn_jax.alignment import Counts
 from attn_jax.cli_parsers import Text
 from attn_jax.data import UNK, TextCodec, alignments, builder, reading
@@ -58,7 +58,7 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("threshold", 0.0, "leave out links of less weight", 0.0, 1.0)
 flags.DEFINE(Text("FILE"), "output", None, "write the links there, one line a pair")
-cli.define_load_flag()
+cli_study.define_load()
 
 CODES = {"deu": "de", "eng": "en", "fra": "fr"}
 """Names of languages in data sets, where they differ from those of the gold sets."""

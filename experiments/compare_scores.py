@@ -9,7 +9,7 @@ equal structure train together as one compiled program. Writes OUT/results.csv a
 table. Repeating the command skips runs that have results; a larger --seeds adds runs.
 """
 
-from attn_jax import cli, config, data, report, study, sweep
+from attn_jax import cli, cli_study, config, sweep
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
@@ -21,7 +21,7 @@ from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES
 from attn_jax.windows import WINDOWS
 
-cli.define_study_flags(
+cli_study.define(
     {
         "model": lambda: config.choices("model"),
         "score": lambda: [*SCORES, NONE],
@@ -41,26 +41,12 @@ cli.define_study_flags(
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    flags = cli.FLAGS
-    axes, changes = cli.sweeps(), cli.overrides()
-    corpora = study.Corpora(
-        lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir, files=cli.files())
-    )
+    axes, changes = cli_study.sweeps(), cli_study.overrides()
+    corpora = cli_study.corpora()
     if "score.name" not in changes:
         axes.setdefault("score.name", list(SCORES))
-    path = study.run(
-        sweep.variants(corpora.dataset(flags.dataset), changes, axes),
-        seeds=range(flags.seeds),
-        out=flags.out,
-        corpora=corpora,
-        title="Scoring functions",
-        command=cli.command_line(),
-        runs_per_program=flags.runs_per_program,
-        saving=study.Saving(flags.checkpoint_every, flags.keep),
-        mesh=cli.mesh(),
-    )
-    print(report.table_text(path.parent))
-    print(path)
+    dataset = corpora.dataset(cli.FLAGS.dataset)
+    cli_study.conduct(sweep.variants(dataset, changes, axes), corpora, title="Scoring functions")
 
 
 if __name__ == "__main__":

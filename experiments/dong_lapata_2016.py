@@ -17,7 +17,7 @@ for both.
 from collections.abc import Mapping
 from typing import Any
 
-from attn_jax import cli, data, report, study, sweep
+from attn_jax import cli, cli_study, sweep
 from attn_jax.errors import UserError
 
 EPOCHS = {"geo": {"dot": 90, "none": 160}, "jobs": {"dot": 95, "none": 95}}
@@ -28,15 +28,15 @@ PUBLISHED = {"geo": {"dot": 84.6, "none": 72.9}}
 
 CHECKPOINT = {"geo": {"dot": 84.64, "none": 73.2}, "jobs": {"dot": 88.6, "none": 78.6}}
 
-cli.define_study_flags({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
+cli_study.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
-    axes, changes = cli.sweeps(), cli.overrides()
+    axes, changes = cli_study.sweeps(), cli_study.overrides()
     _refuse_own(axes, changes)
-    corpora = study.Corpora(lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir))
+    corpora = cli_study.corpora()
     dataset = f"semantic_parsing/{flags.dataset}"
     epochs = EPOCHS[flags.dataset]
     variants = [
@@ -60,20 +60,7 @@ def main() -> None:
         )
         for score, value in table.get(flags.dataset, {}).items()
     ]
-    path = study.run(
-        variants,
-        seeds=range(flags.seeds),
-        out=flags.out,
-        corpora=corpora,
-        title="Dong and Lapata (2016)",
-        command=cli.command_line(),
-        reference=reference,
-        runs_per_program=flags.runs_per_program,
-        saving=study.Saving(flags.checkpoint_every, flags.keep),
-        mesh=cli.mesh(),
-    )
-    print(report.table_text(path.parent))
-    print(path)
+    cli_study.conduct(variants, corpora, title="Dong and Lapata (2016)", reference=reference)
 
 
 def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ the decoder is fed its own symbols it goes on to the true length.
 from collections.abc import Mapping
 from typing import Any
 
-from attn_jax import cli, data, report, study, sweep
+from attn_jax import cli, cli_study, sweep
 from attn_jax.errors import UserError
 
 CONFIGURATION = {
@@ -60,16 +60,16 @@ PUBLISHED = {
     "turn_left": {("lstm", "none"): (90.0, "mean of 5 seeds")},
 }
 
-cli.define_study_flags({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBLISHED), seeds=5)
+cli_study.define({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBLISHED), seeds=5)
 
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
-    axes, changes = cli.sweeps(), cli.overrides()
+    axes, changes = cli_study.sweeps(), cli_study.overrides()
     _refuse_own(axes, changes)
     cells = axes.pop("cell.name", None) or sorted({cell for cell, _ in PUBLISHED[flags.dataset]})
-    corpora = study.Corpora(lambda name: data.load(name, manual_dir=flags.manual_dir, data_dir=flags.data_dir))
+    corpora = cli_study.corpora()
     dataset = f"scan/{flags.dataset}"
     variants = [
         variant
@@ -92,20 +92,7 @@ def main() -> None:
         for (cell, score), (value, remark) in PUBLISHED[flags.dataset].items()
         if cell in cells
     ]
-    path = study.run(
-        variants,
-        seeds=range(flags.seeds),
-        out=flags.out,
-        corpora=corpora,
-        title="Lake and Baroni (2018)",
-        command=cli.command_line(),
-        reference=reference,
-        runs_per_program=flags.runs_per_program,
-        saving=study.Saving(flags.checkpoint_every, flags.keep),
-        mesh=cli.mesh(),
-    )
-    print(report.table_text(path.parent))
-    print(path)
+    cli_study.conduct(variants, corpora, title="Lake and Baroni (2018)", reference=reference)
 
 
 def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:

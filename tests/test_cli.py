@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from attn_jax import cli
+from attn_jax import cli_study
 from attn_jax.errors import UserError
 
 SCRIPT = '''"""Compare toys.
@@ -20,22 +20,22 @@ import time
 
 from absl import flags
 
-from attn_jax import cli
+from attn_jax import cli, cli_study
 from attn_jax.errors import UserError
 
 _MODE = flags.DEFINE_enum("mode", "print", ["print", "user", "bug", "sleep", "many", "code"], "what to do")
 _FAST = flags.DEFINE_boolean("fast", False, "hurry")
 AXES = {"score": lambda: ["none", "dot", "general"], "input_feeding": lambda: ["none", "attentional"]}
-cli.define_study_flags(AXES, dataset="geo", datasets=["geo", "jobs"])
+cli_study.define(AXES, dataset="geo", datasets=["geo", "jobs"])
 
 
 def main() -> int | None:
     print("ready", flush=True)
     match _MODE.value:
         case "print":
-            print(cli.overrides(), cli.sweeps(), sep="\\n")
+            print(cli_study.overrides(), cli_study.sweeps(), sep="\\n")
             print(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
-            print(cli.command_line())
+            print(cli_study.command_line())
         case "user":
             raise UserError("the files differ:\\n  3 lines and 4 lines")
         case "bug":
@@ -235,7 +235,7 @@ def test_settings_reach_a_jax_that_is_already_imported(tmp_path: Path) -> None:
 def parse(*words: str, scores: tuple[str, ...] = ("none", "dot")) -> flags.FlagValues:
     values = flags.FlagValues()
     axes = {"score": lambda: scores, "cell": lambda: ("lstm", "gru"), "input_feeding": lambda: ("none",)}
-    cli.define_study_flags(axes, flag_values=values)
+    cli_study.define(axes, flag_values=values)
     values(["study", "--dataset=geo", "--out=x", *words])
     return values
 
@@ -257,7 +257,7 @@ def parse(*words: str, scores: tuple[str, ...] = ("none", "dot")) -> flags.FlagV
     ],
 )
 def test_overrides(words: list[str], expected: dict[str, str]) -> None:
-    assert cli.overrides(parse(*words)) == expected
+    assert cli_study.overrides(parse(*words)) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_overrides(words: list[str], expected: dict[str, str]) -> None:
     ],
 )
 def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
-    swept = cli.sweeps(parse(*words))
+    swept = cli_study.sweeps(parse(*words))
     assert swept == expected
     assert sorted(swept, key=list(expected).index) == list(swept)
 
@@ -341,35 +341,35 @@ def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
 )
 def test_wrong_overrides_and_sweeps(words: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        cli.sweeps(parse(*words.split()))
+        cli_study.sweeps(parse(*words.split()))
     assert str(error.value) == message
 
 
 def test_files_of_parallel_text() -> None:
-    assert cli.files(parse()) is None
-    assert cli.files(parse("--files=train=a.de,a.en", "--files=test=dir=1/t.tsv")) == {
+    assert cli_study.files(parse()) is None
+    assert cli_study.files(parse("--files=train=a.de,a.en", "--files=test=dir=1/t.tsv")) == {
         "train": ["a.de", "a.en"],
         "test": ["dir=1/t.tsv"],
     }
     with pytest.raises(UserError, match="--files: the split train is given twice"):
-        cli.files(parse("--files=train=a.tsv", "--files=train=b.tsv"))
+        cli_study.files(parse("--files=train=a.tsv", "--files=train=b.tsv"))
     with pytest.raises(UserError, match="--files=train=a,: expected values separated by commas"):
-        cli.files(parse("--files=train=a,"))
+        cli_study.files(parse("--files=train=a,"))
 
 
 def test_a_name_that_enters_its_table_after_parsing_is_allowed() -> None:
     table = ["none"]
     values = flags.FlagValues()
-    cli.define_study_flags({"score": lambda: table}, flag_values=values)
+    cli_study.define({"score": lambda: table}, flag_values=values)
     values(["study", "--dataset=geo", "--out=x", "--scores=mine"])
     with pytest.raises(UserError, match="unknown score 'mine'"):
-        cli.sweeps(values)
+        cli_study.sweeps(values)
     table.append("mine")
-    assert cli.sweeps(values) == {"score.name": ["mine"]}
+    assert cli_study.sweeps(values) == {"score.name": ["mine"]}
 
 
 def test_files_are_asked_for_only_where_they_can_be_used() -> None:
     for datasets, has in ((), True), (("geo", "jobs"), False), (("geo", "parallel_text"), True):
         values = flags.FlagValues()
-        cli.define_study_flags({}, datasets=datasets, flag_values=values)
+        cli_study.define({}, datasets=datasets, flag_values=values)
         assert ("files" in values) == has

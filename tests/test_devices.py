@@ -151,14 +151,14 @@ STUDY = """
 import sys
 sys.path.insert(0, {tests!r})
 import tiny
-from attn_jax import cli, study
-cli.define_study_flags({{"score": lambda: ["none", "dot"]}}, datasets=["toy/letters"])
+from attn_jax import cli, cli_study, study
+cli_study.define({{"score": lambda: ["none", "dot"]}}, datasets=["toy/letters"])
 def main():
     variants = [tiny.config(score=name, train__steps=cli.FLAGS.steps) for name in ("none", "dot")]
     print(study.run(
         variants, seeds=range(cli.FLAGS.seeds), out=cli.FLAGS.out, mesh=cli.mesh(),
         saving=study.Saving(cli.FLAGS.checkpoint_every, cli.FLAGS.keep),
-        corpora=study.Corpora(lambda name: tiny.dataset()), command=cli.command_line(),
+        corpora=study.Corpora(lambda name: tiny.dataset()), command=cli_study.command_line(),
     ))
 cli.run(main, doc="A study.")
 """

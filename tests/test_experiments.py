@@ -13,7 +13,7 @@ from attn_jax.scores import NONE, SCORES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
-STUDIES = [name for name in SCRIPTS if "define_study_flags" in (ROOT / "experiments" / name).read_text("utf-8")]
+STUDIES = [name for name in SCRIPTS if "cli_study.define(" in (ROOT / "experiments" / name).read_text("utf-8")]
 
 FILES = {
     "good.src": b"a b\nb a\nc\n",

@@ -21,7 +21,7 @@ ROOMS = """
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
     sweep translator reuse stats plots report_data report_table report_page report progress study
-    cli_parsers cli_help cli
+    cli_parsers cli_help cli_study cli
     __init__
 """
 ORDER = ROOMS.split()
