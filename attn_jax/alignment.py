@@ -26,8 +26,9 @@ import numpy as np
 
 from attn_jax.data.alignments import Gold, Link
 from attn_jax.data.corpus import Pairs, buckets
-from attn_jax.data.text import BOS, EOS, PAD, TextCodec
+from attn_jax.data.text import EOS, PAD, TextCodec
 from attn_jax.errors import UserError, unknown
+from attn_jax.losses import previous_symbols
 from attn_jax.scores import NONE
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
@@ -50,7 +51,7 @@ def forced_weights(model: Model, params: Params, pairs: Pairs) -> Iterator[tuple
 
     @jax.jit
     def run(params: Params, source: Array, target: Array) -> Array:
-        inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
+        inputs = previous_symbols(target)
         _, weights = model.bind(params).teacher_forced(source, source != PAD, inputs)
         return weights if weights.ndim == 3 else jnp.mean(weights, axis=2)
 

@@ -125,11 +125,11 @@ class Checkpoints:
             raise UserError(f"{self.directory}: a checkpoint cannot be written ({_reason(error)})") from error
 
     def restore(
-        self, abstract: Callable[[dict[str, Any]], PyTree], accepts: Callable[[dict[str, Any]], str]
+        self, abstract: Callable[[], PyTree], accepts: Callable[[dict[str, Any]], str]
     ) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint that can be read, and what is known about it; None if there is none.
 
-        abstract: what is known -> the shapes, types and shardings to restore. accepts: what is known -> why the
+        abstract: makes the shapes, types and shardings to restore. accepts: what is known -> why the
         checkpoint does not belong here, or nothing. One that cannot be read is named on stderr. Raises UserError if
         none of those that are there can be read, or if one belongs elsewhere.
         """
@@ -142,7 +142,7 @@ class Checkpoints:
                 if not isinstance(about, dict):
                     raise ValueError("it says nothing about itself")
                 refused = accepts(about)
-                tree = None if refused else self._manager().load(step, abstract(about))
+                tree = None if refused else self._manager().load(step, abstract())
             except Exception as error:
                 print(f"{self.directory / str(step)}: this checkpoint is damaged ({_reason(error)})", file=sys.stderr)
                 continue

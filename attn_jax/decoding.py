@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.seq2seq import Seq2Seq
+from attn_jax.encoder_decoder import Seq2Seq
 from attn_jax.shapes import Array, Bool, Float, Int, Key
 
 Models = Seq2Seq | Sequence[Seq2Seq]
@@ -93,12 +93,23 @@ def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Pred
 
     Probabilities stay the model's: they are not spread anew over what is left.
     """
-    # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
-    symbols = jnp.arange(prediction.scores.shape[-1])[None]
-    banned = (symbols == PAD) | (symbols == BOS)
+    scores = possible(prediction.scores)
     if min_length > 1:
-        banned = banned | ((symbols == EOS) & (step + 1 < min_length))
-    return prediction._replace(scores=jnp.where(banned, -jnp.inf, prediction.scores))
+        ends = jnp.arange(scores.shape[-1])[None] == EOS
+        scores = jnp.where(ends & (step + 1 < min_length), -jnp.inf, scores)
+    return prediction._replace(scores=scores)
+
+
+def possible(scores: Float[Array, "B V"]) -> Float[Array, "B V"]:
+    """The scores, -inf for padding and start-of-sentence, which no output has."""
+    # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
+    symbols = jnp.arange(scores.shape[-1])[None]
+    return jnp.where((symbols == PAD) | (symbols == BOS), -jnp.inf, scores)
+
+
+def likeliest(scores: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """The most probable symbol that can be put out, the first of several."""
+    return jnp.argmax(possible(scores), axis=-1).astype(jnp.int32)
 
 
 def greedy(
@@ -108,11 +119,7 @@ def greedy(
 
     min_length: fewest symbols, end-of-sentence included, as in `max_length`.
     """
-
-    def likeliest(scores: Array, step: Array) -> Array:
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
-
-    return _one_by_one(models, source, mask, max_length, min_length, likeliest)
+    return _one_by_one(models, source, mask, max_length, min_length, lambda scores, _: likeliest(scores))
 
 
 def sample(

@@ -4,7 +4,6 @@ The format: https://github.com/huggingface/safetensors. The only file that impor
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attn_jax.errors import UserError
-from attn_jax.results import writing
+from attn_jax.results import write_bytes
 from attn_jax.shapes import Params
 
 KEY = "attn_jax"
@@ -28,16 +27,7 @@ def write_tensors(path: Path, params: Params, about: Mapping[str, Any]) -> None:
 
     arrays = {name: np.asarray(value, order="C") for name, value in params.items()}
     # One entry alone: of several the order is random, and the same model would give different files.
-    content = save(arrays, {KEY: json.dumps(about, ensure_ascii=False)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    write_bytes(path, save(arrays, {KEY: json.dumps(about, ensure_ascii=False)}))
 
 
 def read_tensors(path: Path) -> tuple[Params, dict[str, Any]]:

@@ -6,12 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from attn_jax.data.text import PAD
+from attn_jax.data.text import BOS, PAD
 from attn_jax.products import contract
 from attn_jax.shapes import Array, Float, Int
 
 CHUNK_BYTES = 24 << 20
 """Logits of about this many bytes are made at a time."""
+
+
+def previous_symbols(target: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The symbol before each of the target's: start-of-sentence, then all but its last."""
+    return jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
 
 
 class Totals(NamedTuple):

@@ -137,7 +137,7 @@ class Vault:
 
     def restore(self, metric: str) -> Position | None:
         """The position of the newest checkpoint; None without one. Raises UserError if it is not this program's."""
-        found = self.checkpoints.restore(lambda _: self._abstract(), self._refused)
+        found = self.checkpoints.restore(self._abstract, self._refused)
         if found is None:
             return None
         tree, about = found

@@ -50,8 +50,8 @@ def keys_of(seed: Any, numbers: Int[Array, " B"]) -> Key[Array, " B"]:
 
     seed: an unsigned integer of 32 bits.
     """
-    # The third stream of a run's seed; initialisation and training have 0 and 1.
-    key = jax.random.fold_in(jax.random.key(seed), 2)
+    # A stream of the seed of its own; initialisation, dropout and scheduled sampling have 0, 1 and 2.
+    key = jax.random.fold_in(jax.random.key(seed), 3)
     return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 

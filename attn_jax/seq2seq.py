@@ -1,7 +1,7 @@
 """The whole model: `build(config, ...)`, and `check(config)`, which refuses every illegal combination by name."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,61 +13,19 @@ from attn_jax.cells import CELLS
 from attn_jax.combines import COMBINES
 from attn_jax.config import SEARCH_FIELDS, Config, matters
 from attn_jax.decoder import FEEDINGS, Decoder
+from attn_jax.encoder_decoder import Seq2Seq
 from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
-from attn_jax.layers import EMBEDDINGS, Dense, Initializer, Noise, input_mask, masked
+from attn_jax.layers import EMBEDDINGS, Initializer, Noise, input_mask, masked
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
-from attn_jax.shapes import Array, Bool, Float, Int, Key, Params
+from attn_jax.shapes import Array, Bool, Int, Key, Params
 from attn_jax.transformer import Transformer
 from attn_jax.windows import WINDOWS
 
 
-class AnyDecoder(Protocol):
-    """What training and search need of a decoder, recurrent or not.
-
-    Leaves of state and source have a leading batch axis, but for scalars, which the batch shares. Weights have S = 0
-    without attention.
-    """
-
-    @property
-    def output(self) -> Dense:
-        """The output projection: features to logits."""
-
-    def start(self, memory: Memory, max_length: int = ...) -> tuple[Any, Any]:
-        """The state before the first of at most `max_length` steps, and what all steps need of the source."""
-
-    def step(self, state: Any, tokens: Int[Array, " B"], source: Any) -> tuple[Any, Array, Array]:
-        """One step after `tokens`: state, logits [B, V], weights [B, S]."""
-
-    def teacher_forced(
-        self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None
-    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T S"]]:
-        """Vectors before the output projection, and weights, given the previous symbols of all steps."""
-
-
-class Seq2Seq(Protocol):
-    """What training, search and evaluation need of a model, recurrent or not."""
-
-    @property
-    def decoder(self) -> AnyDecoder:
-        """Writes the target."""
-
-    def encode(self, source: Int[Array, "B S"], mask: Bool[Array, "B S"], noise: Noise | None = None) -> Memory:
-        """Source ids to memory."""
-
-    def teacher_forced(
-        self,
-        source: Int[Array, "B S"],
-        mask: Bool[Array, "B S"],
-        inputs: Int[Array, "B T"],
-        noise: Noise | None = None,
-    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T S"]]:
-        """Vectors before the output projection, and attention weights, given the previous target symbols."""
-
-
-class Recurrent(nnx.Module):
+class Recurrent(Seq2Seq):
     """A recurrent encoder-decoder."""
 
     def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
@@ -84,16 +42,6 @@ class Recurrent(nnx.Module):
         keep = input_mask(self.source_embedding, noise, "source", source.T.shape, self.dtype)
         return self.encoder(masked(self.source_embedding(source.T), keep), mask, noise)
 
-    def teacher_forced(
-        self,
-        source: Int[Array, "B S"],
-        mask: Bool[Array, "B S"],
-        inputs: Int[Array, "B T"],
-        noise: Noise | None = None,
-    ) -> tuple[Float[Array, "B T H"], Float[Array, "B *TN S"]]:
-        """Vectors before the output projection, and attention weights, given the previous target symbols."""
-        return self.decoder.teacher_forced(inputs, self.encode(source, mask, noise), noise)
-
 
 class Model:
     """A configuration's computation, apart from its parameters, which are a flat dict {path: array}."""
@@ -104,7 +52,7 @@ class Model:
         self._graph, state = nnx.split(abstract, nnx.Param)
         self._paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
 
-    def _make(self, key: Key[Array, ""]) -> Recurrent | Transformer:
+    def _make(self, key: Key[Array, ""]) -> Seq2Seq:
         kind = Transformer if self.config.model == "transformer" else Recurrent
         return kind(self.config, self.source_size, self.target_size, rngs=nnx.Rngs(params=key), dtype=self.dtype)
 

@@ -19,12 +19,13 @@ from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
 from attn_jax.data.plan import Plan
-from attn_jax.data.text import BOS, PAD
+from attn_jax.data.text import PAD
 from attn_jax.decoder import Decoder
+from attn_jax.decoding import likeliest
 from attn_jax.devices import Placement
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
-from attn_jax.losses import Totals, cross_entropy, repeated_attention
+from attn_jax.losses import Totals, cross_entropy, previous_symbols, repeated_attention
 from attn_jax.optimizers import learning_rate, transformation
 from attn_jax.scores import NONE, SCORES, check_length
 from attn_jax.seq2seq import Model
@@ -57,11 +58,6 @@ class Steps(NamedTuple):
     learning_rate: Float[Array, "K R"]
 
 
-def likeliest(logits: Float[Array, "B V"]) -> Int[Array, " B"]:
-    """The most probable symbol that can be put out: padding and start-of-sentence are none."""
-    return jnp.argmax(logits.at[:, jnp.array([PAD, BOS])].set(-jnp.inf), axis=-1).astype(jnp.int32)
-
-
 def batch_loss(
     model: Model,
     params: Params,
@@ -80,7 +76,7 @@ def batch_loss(
     """
     module = model.bind(params)
     memory = module.encode(source, source != PAD, noise)
-    inputs = jnp.concatenate([jnp.full_like(target[:, :1], BOS), target[:, :-1]], axis=1)
+    inputs = previous_symbols(target)
     if forced is not None:
         fixed, fixed_memory = jax.lax.stop_gradient((params, memory))
         decoder = model.bind(fixed).decoder

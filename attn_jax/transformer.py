@@ -23,6 +23,7 @@ from flax import nnx
 
 from attn_jax import config as configs
 from attn_jax.config import Config
+from attn_jax.encoder_decoder import Seq2Seq
 from attn_jax.errors import UserError
 from attn_jax.layers import Dense, Embedding, Initializer, Noise, dropped, layer_norm, project
 from attn_jax.normalizers import Softmax
@@ -360,7 +361,7 @@ class Decoder(nnx.Module):
         return x if self.last is None else self.last(x)
 
 
-class Transformer(nnx.Module):
+class Transformer(Seq2Seq):
     """An encoder-decoder without recurrence. Raises UserError if the heads do not divide the width."""
 
     def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
@@ -379,13 +380,3 @@ class Transformer(nnx.Module):
         """Source ids to memory."""
         positions = jnp.arange(source.shape[1])
         return self.encoder(_embedded(self.source_embedding, source, positions, noise, "source"), mask, noise)
-
-    def teacher_forced(
-        self,
-        source: Int[Array, "B S"],
-        mask: Bool[Array, "B S"],
-        inputs: Int[Array, "B T"],
-        noise: Noise | None = None,
-    ) -> tuple[Float[Array, "B T E"], Float[Array, "B T S"]]:
-        """Vectors before the output projection, and attention weights, given the previous target symbols."""
-        return self.decoder.teacher_forced(inputs, self.encode(source, mask, noise), noise)

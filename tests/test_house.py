@@ -16,7 +16,7 @@ PACKAGE = ROOT / "attn_jax"
 ROOMS = """
     errors interruption extensions registry shapes config
     products layers scores normalizers windows attention cells recurrence
-    encoders bridges combines readouts decoder transformer seq2seq
+    encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program

@@ -156,8 +156,6 @@ LOADS = {
 
 @pytest.mark.parametrize("case", LOADS)
 def test_a_wrong_file_to_load_is_one_line(case: str, home: Path, words: list[str], tmp_path: Path) -> None:
-    if "load" not in cli.FLAGS:
-        pytest.skip("there is no --load")
     (content, message), path = LOADS[case], tmp_path / "mine.py"
     if content is not None:
         path.write_bytes(content)

@@ -13,12 +13,13 @@ from attn_jax import evaluation, study
 from attn_jax.config import Config
 from attn_jax.data.corpus import encode
 from attn_jax.data.text import BOS, PAD
+from attn_jax.decoding import likeliest
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
 from attn_jax.losses import repeated_attention
 from attn_jax.reuse import Run
 from attn_jax.seq2seq import Model
-from attn_jax.training import Trainer, batch_loss, likeliest
+from attn_jax.training import Trainer, batch_loss
 
 KEY = jax.random.key(0, impl="rbg")
 

@@ -2,7 +2,6 @@
 
 import doctest
 import itertools
-import os
 import random
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from attn_jax.metrics import OUTPUT_METRICS, logic_form, score
 
 PREDICTIONS = ["the cat sat on the mat .", "a b c", "", "x y z w"]
 REFERENCES = [["the cat sat on a mat ."], ["a c", "a b d e"], ["q"], ["x y z w"]]
-
-DATA = Path(os.environ.get("ATTN_JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def test_doctests() -> None:
@@ -245,10 +242,8 @@ def meaning(text: str) -> object:
     ("pattern", "count"),
     [("geo/geo_anonymous_lambda_*.txt", 880), ("job/jobs_anonymous_prolog_*.txt", 640)],
 )
-def test_logic_form_on_published_targets(pattern: str, count: int) -> None:
-    files = sorted((DATA / "semantic_parsing").glob(pattern))
-    if not files:
-        pytest.skip("shared data not at hand: set ATTN_JAX_DATA to the folder that holds semantic_parsing/")
+def test_logic_form_on_published_targets(pattern: str, count: int, manual_dir: Path) -> None:
+    files = sorted((manual_dir / "semantic_parsing").glob(pattern))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
     assert len(lines) == count
     targets = sorted({line.split("\t")[1].strip() for line in lines})
