@@ -1,5 +1,6 @@
 """Parameters and states of training on disk, by Orbax. The only file that imports it."""
 
+import copy
 import hashlib
 import json
 import os
@@ -109,7 +110,8 @@ class Checkpoints:
 
         Raises UserError if that or this one fails.
         """
-        copied = jax.tree.map(jnp.copy, tree)  # training gives its own buffers away
+        # Written while training goes on, which changes what it is told about and gives its own buffers away.
+        copied, about = jax.tree.map(jnp.copy, tree), copy.deepcopy(about)
         try:
             if processes.leads():
                 check_room(self.directory.parent, tree)

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -177,6 +179,25 @@ def test_damaged_and_foreign_checkpoints(alone, tmp_path, at_dispatch, monkeypat
     with pytest.raises(UserError, match="none of the checkpoints can be read; remove the directory"):
         run(gone)
     assert sorted(path for path in none.rglob("*")) == before, "nothing is overwritten"
+
+
+def test_a_checkpoint_holds_what_was_so_when_it_was_begun(tmp_path):
+    """It is written while training goes on, and decides what a resumed program takes for done."""
+    plus_one = jax.jit(lambda x: x + 1, donate_argnums=0)
+    kept = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3)
+    states = {"weights": jnp.arange(4.0)}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states)
+    about = {"stopped": [None, None], "step": 1}
+    for step in (1, 2, 3):
+        kept.save(step, states, about)
+        states["weights"] = plus_one(states["weights"])
+        about["stopped"][0] = {"reason": "no better", "step": step}
+        about["step"] = step + 1
+    kept.close()
+    tree, found = kept.restore(lambda: like, lambda about: "")
+    kept.close()
+    assert found == {"stopped": [{"reason": "no better", "step": 2}, None], "step": 3}
+    np.testing.assert_array_equal(tree["weights"], np.arange(4.0) + 2)
 
 
 def test_an_output_directory_that_is_removed(tmp_path, at_dispatch):
