@@ -78,7 +78,8 @@ def _description(flag: flags.Flag) -> list[str]:
     parser: Any = flag.parser
     allowed: Iterable[str] = parser.allowed() if hasattr(parser, "allowed") else getattr(parser, "enum_values", ())
     if allowed := list(allowed):
-        lines.append(f"{'any' if isinstance(parser, flags.ListParser) else 'one'} of: {', '.join(allowed)}")
+        several = isinstance(parser, flags.ListParser) or getattr(parser, "metavar", "") == "A,B"
+        lines.append(f"{'any' if several else 'one'} of: {', '.join(allowed)}")
     return lines
 
 

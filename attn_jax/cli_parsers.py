@@ -15,20 +15,24 @@ def split_values(text: str) -> list[str]:
     return values
 
 
-class Dataset(flags.ArgumentParser[str]):
-    """A data set's name: one of `allowed` if those are all there are, else `data.load` judges it."""
+class Datasets(flags.ArgumentParser[list[str]]):
+    """Comma-separated data sets: of `allowed` if those are all there are, else `data.load` judges them."""
 
-    metavar = "NAME"
+    metavar = "A,B"
 
     def __init__(self, allowed: Callable[[], Iterable[str]], closed: bool):
         self.allowed = allowed
         self.closed = closed
 
-    def parse(self, argument: str) -> str:
+    def parse(self, argument: str | list[str]) -> list[str]:
         """The value that the text stands for. Raises ValueError."""
-        if self.closed and argument not in tuple(self.allowed()):
-            raise ValueError(str(unknown("data set", argument, self.allowed())))
-        return argument
+        names = argument if isinstance(argument, list) else split_values(argument)
+        for place, name in enumerate(names):
+            if self.closed and name not in tuple(self.allowed()):
+                raise ValueError(str(unknown("data set", name, self.allowed())))
+            if name in names[:place]:
+                raise ValueError(f"the data set {name} is given twice")
+        return names
 
 
 class Text(flags.ArgumentParser[str]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from attn_jax import config, processes
-from attn_jax.cli_parsers import Assignment, Dataset, Names, Text, split_values
+from attn_jax.cli_parsers import Assignment, Datasets, Names, Text, split_values
 from attn_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def define(
     Args:
       axes: configuration path -> a function that returns the allowed names; `score` becomes `--scores=A,B`.
         They are called for help and when the values are used: tables may be imported, and grow, late.
-      dataset: default of `--dataset`; without it the flag is required.
+      dataset: default of `--dataset`, a list of names; without it the flag is required.
       datasets: the only data sets of this experiment; empty: any that `attn_jax.data` knows. `--files` is defined
         where parallel_text is one of them.
       seeds: default of `--seeds`.
@@ -58,8 +58,8 @@ def define(
       flag_values: where the flags are defined.
     """
     fv = flag_values
-    parser = Dataset((lambda: datasets) if datasets else _dataset_names, closed=bool(datasets))
-    flags.DEFINE(parser, "dataset", dataset, "data set", required=dataset is None, flag_values=fv)
+    parser = Datasets((lambda: datasets) if datasets else _dataset_names, closed=bool(datasets))
+    flags.DEFINE(parser, "dataset", dataset, "data set, or several", required=dataset is None, flag_values=fv)
     text = "directory that holds the folders of the data sets"
     flags.DEFINE(Text("DIR"), "manual_dir", None, text, flag_values=fv)
     serializer: flags.ArgumentSerializer[tuple[str, str]] = flags.ArgumentSerializer()

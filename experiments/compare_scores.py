@@ -45,8 +45,10 @@ def main() -> None:
     corpora = cli_study.corpora()
     if "score.name" not in changes:
         axes.setdefault("score.name", list(SCORES))
-    dataset = corpora.dataset(cli.FLAGS.dataset)
-    cli_study.conduct(sweep.variants(dataset, changes, axes), corpora, title="Scoring functions")
+    variants = [
+        variant for name in cli.FLAGS.dataset for variant in sweep.variants(corpora.dataset(name), changes, axes)
+    ]
+    cli_study.conduct(variants, corpora, title="Scoring functions")
 
 
 if __name__ == "__main__":

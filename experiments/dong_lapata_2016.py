@@ -33,33 +33,29 @@ cli_study.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    flags = cli.FLAGS
     axes, changes = cli_study.sweeps(), cli_study.overrides()
     _refuse_own(axes, changes)
     corpora = cli_study.corpora()
-    dataset = f"semantic_parsing/{flags.dataset}"
-    epochs = EPOCHS[flags.dataset]
-    variants = [
-        variant
-        for score, count in epochs.items()
-        for variant in sweep.variants(
-            corpora.dataset(dataset), {"score.name": score, "train.epochs": count, **changes}, axes
-        )
-    ]
-    reference = [
-        {
-            "dataset": dataset,
-            "variant": {"score.name": score},
-            "metric": "exact_match",
-            "value": value,
-            "source": source,
-        }
-        for table, source in (
-            (PUBLISHED, "Dong and Lapata (2016), as quoted by another source, one seed"),
-            (CHECKPOINT, "the authors' released checkpoint, decoded again"),
-        )
-        for score, value in table.get(flags.dataset, {}).items()
-    ]
+    variants, reference = [], []
+    for name in cli.FLAGS.dataset:
+        dataset = f"semantic_parsing/{name}"
+        for score, epochs in EPOCHS[name].items():
+            own = {"score.name": score, "train.epochs": epochs, **changes}
+            variants += sweep.variants(corpora.dataset(dataset), own, axes)
+        reference += [
+            {
+                "dataset": dataset,
+                "variant": {"score.name": score},
+                "metric": "exact_match",
+                "value": value,
+                "source": source,
+            }
+            for table, source in (
+                (PUBLISHED, "Dong and Lapata (2016), as quoted by another source, one seed"),
+                (CHECKPOINT, "the authors' released checkpoint, decoded again"),
+            )
+            for score, value in table.get(name, {}).items()
+        ]
     cli_study.conduct(variants, corpora, title="Dong and Lapata (2016)", reference=reference)
 
 

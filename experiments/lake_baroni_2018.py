@@ -65,33 +65,28 @@ cli_study.define({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBL
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    flags = cli.FLAGS
     axes, changes = cli_study.sweeps(), cli_study.overrides()
     _refuse_own(axes, changes)
-    cells = axes.pop("cell.name", None) or sorted({cell for cell, _ in PUBLISHED[flags.dataset]})
+    asked = axes.pop("cell.name", None)
     corpora = cli_study.corpora()
-    dataset = f"scan/{flags.dataset}"
-    variants = [
-        variant
-        for cell in cells
-        for score, own in SCORES[cell].items()
-        for variant in sweep.variants(
-            corpora.dataset(dataset),
-            {**CONFIGURATION, "cell.name": cell, "score.name": score, **own, **changes},
-            axes,
-        )
-    ]
-    reference = [
-        {
-            "dataset": dataset,
-            "variant": {"cell.name": cell, "score.name": score},
-            "metric": "exact_match",
-            "value": value,
-            "source": f"Lake and Baroni (2018), {remark}",
-        }
-        for (cell, score), (value, remark) in PUBLISHED[flags.dataset].items()
-        if cell in cells
-    ]
+    variants, reference = [], []
+    for split in cli.FLAGS.dataset:
+        dataset, cells = f"scan/{split}", asked or sorted({cell for cell, _ in PUBLISHED[split]})
+        for cell in cells:
+            for score, own in SCORES[cell].items():
+                all_changes = {**CONFIGURATION, "cell.name": cell, "score.name": score, **own, **changes}
+                variants += sweep.variants(corpora.dataset(dataset), all_changes, axes)
+        reference += [
+            {
+                "dataset": dataset,
+                "variant": {"cell.name": cell, "score.name": score},
+                "metric": "exact_match",
+                "value": value,
+                "source": f"Lake and Baroni (2018), {remark}",
+            }
+            for (cell, score), (value, remark) in PUBLISHED[split].items()
+            if cell in cells
+        ]
     cli_study.conduct(variants, corpora, title="Lake and Baroni (2018)", reference=reference)
 
 

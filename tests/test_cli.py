@@ -89,9 +89,9 @@ def test_help_shows_the_script_s_flags_only(run: Run) -> None:
     lines = result.stdout.splitlines()
     for name, (first, second) in {
         "mode": ("what to do (default: print)", "one of: print, user, bug, sleep, many, code"),
-        "dataset": ("data set (default: geo)", "one of: geo, jobs"),
-        "scores": ("compare these values of score", "one of: none, dot, general"),
-        "input_feedings": ("compare these values of input_feeding", "one of: none, attentional"),
+        "dataset": ("data set, or several (default: geo)", "any of: geo, jobs"),
+        "scores": ("compare these values of score", "any of: none, dot, general"),
+        "input_feedings": ("compare these values of input_feeding", "any of: none, attentional"),
     }.items():
         (position,) = (i for i, line in enumerate(lines) if line.startswith(f"  --{name}="))
         assert lines[position].endswith(first)
@@ -142,6 +142,11 @@ def test_helpfull_shows_the_flags_of_libraries(run: Run) -> None:
         (
             "--out=x --dataset=gei",
             "--dataset=gei: unknown data set 'gei': did you mean 'geo'? (allowed: geo, jobs)",
+        ),
+        ("--out=x --dataset=geo,geo", "--dataset=geo,geo: the data set geo is given twice"),
+        (
+            "--out=x --dataset=geo,gei",
+            "--dataset=geo,gei: unknown data set 'gei': did you mean 'geo'? (allowed: geo, jobs)",
         ),
         (
             "--out=x --mode=bag",

@@ -76,7 +76,7 @@ BY_PARSER = {
     cli_parsers.Names: ["", "a,,b", "nothing_of_that_name", "none,none"],
     cli_parsers.Text: ["", " "],
     cli_parsers.Assignment: ["", "x", "=x", "nothing.of_that_name=1", "seed=1", "data.dataset=a", "score=nothing"],
-    cli_parsers.Dataset: [
+    cli_parsers.Datasets: [
         "",
         "x",
         "scan",
