@@ -9,8 +9,8 @@ on dev.
 
 The models here are as small as the whole grid of 88 variants needs to be done on two cores: embeddings of 64, a
 bidirectional layer of 64 to each side and a decoder of 128, 25 epochs, greedy search. Everything else is what is
-recommended for the data set. `before` attends with the state before the step (Bahdanau), `after` with the state after it
-(Luong); feeding is that of the attentional vector.
+recommended for the data set. `before` attends with the state before the step (Bahdanau), `after` with the one after
+it (Luong); feeding is that of the attentional vector.
 
 --scores, --cells, --placements and --input_feedings choose parts of the grid; --set and --sweep change all variants.
 """
