@@ -28,7 +28,7 @@ from absl import logging as absl_logging
 
 from attn_jax import cli_help, cli_study, config, extensions, processes
 from attn_jax.errors import UserError, unknown
-from attn_jax.interruption import Interrupted, handled
+from attn_jax.interruption import Interrupted, handled, ignore_termination
 
 FLAGS = flags.FLAGS
 
@@ -83,6 +83,8 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         if error.filename is None:  # As above.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
+    if argv is None:
+        ignore_termination()
     sys.exit(code)
 
 

@@ -74,3 +74,9 @@ def handled() -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def ignore_termination() -> None:
+    """From now on SIGTERM does nothing: all is done, and a process that ends must not look as if it was cut short."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

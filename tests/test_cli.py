@@ -15,6 +15,7 @@ SCRIPT = '''"""Compare toys.
 
     python toy_study.py --scores=none,dot
 """
+import atexit
 import os
 import time
 
@@ -23,7 +24,7 @@ from absl import flags
 from attn_jax import cli, cli_study
 from attn_jax.errors import UserError
 
-_MODE = flags.DEFINE_enum("mode", "print", ["print", "user", "bug", "sleep", "many", "code"], "what to do")
+_MODE = flags.DEFINE_enum("mode", "print", ["print", "user", "bug", "sleep", "many", "code", "end"], "what to do")
 _FAST = flags.DEFINE_boolean("fast", False, "hurry")
 AXES = {"score": lambda: ["none", "dot", "general"], "input_feeding": lambda: ["none", "attentional"]}
 cli_study.define(AXES, dataset="geo", datasets=["geo", "jobs"])
@@ -47,6 +48,8 @@ def main() -> int | None:
                 print("x" * 80)
         case "code":
             return 75
+        case "end":
+            atexit.register(lambda: (print("ending", flush=True), time.sleep(1)))
     return None
 
 
@@ -88,7 +91,7 @@ def test_help_shows_the_script_s_flags_only(run: Run) -> None:
     assert result.stdout.startswith("Compare toys.\n\n    python toy_study.py --scores=none,dot\n\nFlags:\n")
     lines = result.stdout.splitlines()
     for name, (first, second) in {
-        "mode": ("what to do (default: print)", "one of: print, user, bug, sleep, many, code"),
+        "mode": ("what to do (default: print)", "one of: print, user, bug, sleep, many, code, end"),
         "dataset": ("data set, or several (default: geo)", "any of: geo, jobs"),
         "scores": ("compare these values of score", "any of: none, dot, general"),
         "input_feedings": ("compare these values of input_feeding", "any of: none, attentional"),
@@ -150,7 +153,7 @@ def test_helpfull_shows_the_flags_of_libraries(run: Run) -> None:
         ),
         (
             "--out=x --mode=bag",
-            "unknown value of --mode 'bag': did you mean 'bug'? (allowed: bug, code, many, print, sleep, user)",
+            "unknown value of --mode 'bag': did you mean 'bug'? (allowed: bug, code, end, many, print, sleep, user)",
         ),
         (
             "--out=x --scores=dott",
@@ -200,6 +203,15 @@ def test_the_end_from_outside_is_quiet(script: Path, event: str, code: int, mess
         else:
             process.stdout.close()
         assert (process.wait(timeout=30), process.stderr.read()) == (code, message)
+
+
+def test_a_signal_at_the_very_end_does_not_undo_success(script: Path) -> None:
+    command = [sys.executable, str(script), "--out=x", "--mode=end"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ending\n"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 # -- settings ------------------------------------------------------------------------------------------------
