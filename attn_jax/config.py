@@ -6,6 +6,7 @@ compiled program as arguments: runs that differ only in them have the same struc
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -298,25 +299,36 @@ MODEL_FIELDS = {
 # -- paths ----------------------------------------------------------------------------------------------------------
 
 
-def fields(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+def fields() -> Iterator[tuple[str, dataclasses.Field, Any]]:
     """Every leaf field as (path, field, annotation), in order of declaration."""
-    hints = typing.get_type_hints(config if isinstance(config, type) else type(config))
-    for field in dataclasses.fields(config):
-        annotation = hints[field.name]
-        if dataclasses.is_dataclass(annotation):
-            yield from fields(annotation, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field, annotation
+    for path, (field, annotation) in _table().items():
+        yield path, field, annotation
+
+
+@functools.cache
+def _table() -> dict[str, tuple[dataclasses.Field, Any]]:
+    """Field and annotation by path. To evaluate annotations takes longer than all else that is done with a path."""
+
+    def leaves(section: type, prefix: str) -> Iterator[tuple[str, tuple[dataclasses.Field, Any]]]:
+        hints = typing.get_type_hints(section)
+        for field in dataclasses.fields(section):
+            annotation = hints[field.name]
+            if dataclasses.is_dataclass(annotation):
+                yield from leaves(typing.cast(type, annotation), f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name, (field, annotation)
+
+    return dict(leaves(Config, ""))
 
 
 def resolve(path: str) -> str:
     """The full path of a field: a section stands for its `name`. Raises UserError on an unknown path."""
-    paths = [name for name, _, _ in fields()]
-    if path in paths:
+    table = _table()
+    if path in table:
         return path
-    if f"{path}.name" in paths:
+    if f"{path}.name" in table:
         return f"{path}.name"
-    raise unknown("configuration field", path, paths)
+    raise unknown("configuration field", path, list(table))
 
 
 def matters(model: str, path: str) -> bool:
@@ -327,8 +339,7 @@ def matters(model: str, path: str) -> bool:
 
 def choices(path: str) -> tuple[str, ...]:
     """The allowed values of a field that is declared as one of some names."""
-    table = {name: annotation for name, _, annotation in fields()}
-    return typing.get_args(table[resolve(path)])
+    return typing.get_args(_table()[resolve(path)][1])
 
 
 def get(config: Config, path: str) -> Any:
@@ -346,10 +357,9 @@ def _set(section: Any, parts: list[str], value: Any) -> Any:
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """The configuration with values at paths changed; each is parsed and checked by the field's annotation."""
-    table = {path: (field, annotation) for path, field, annotation in fields()}
     for path, value in changes.items():
         full = resolve(path)
-        field, annotation = table[full]
+        field, annotation = _table()[full]
         config = _set(config, full.split("."), parse(value, annotation, path, field))
     return config
 

@@ -23,7 +23,7 @@ from attn_jax.config import Config
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
 from attn_jax.errors import UserError
-from attn_jax.layers import Initializer
+from attn_jax.layers import EMBEDDINGS, Initializer
 from attn_jax.normalizers import NORMALIZERS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES
@@ -42,8 +42,15 @@ AXES: dict[str, tuple[Any, ...]] = {
     "combine": tuple(COMBINES),
     "input_feeding": FEEDINGS,
     "readout": tuple(READOUTS),
+    "coverage": (False, True),
+    "embedding": ("learned", *(name for name in EMBEDDINGS if name != "learned")),
+    "embedding.tied": configs.choices("embedding.tied"),
+    "residual": (False, True),
 }
-"""Values of every axis, the plainest first: it is taken where nothing is gained by another. layers: of both sides."""
+"""Values of every axis, the plainest first: it is taken where nothing is gained by another.
+
+layers, residual: of both sides.
+"""
 
 Row = tuple[Any, ...]
 """A value of each axis, in the order of AXES."""
@@ -54,14 +61,16 @@ PLAIN: dict[str, Any] = {axis: values[0] for axis, values in AXES.items()}
 
 @functools.cache
 def _plain() -> Config:
-    return tiny.config(window__width=1, combine__bias=True, score__size=3)
+    return tiny.config(window__width=1, combine__bias=True, score__size=3, embedding__size=4)
 
 
 def config_of(row: Row) -> Config:
     """The configuration of a row, of tiny sizes at which every score, bridge and combination is legal."""
     changes = dict(zip(AXES, row, strict=True))
-    layers = changes.pop("layers")
-    config = configs.override(_plain(), changes | {"encoder.layers": layers, "decoder.layers": layers})
+    for axis in ("layers", "residual"):
+        value = changes.pop(axis)
+        changes |= {f"{side}.{axis}": value for side in ("encoder", "decoder")}
+    config = configs.override(_plain(), changes)
     return with_memory_size(config, config.decoder.size)
 
 
@@ -70,7 +79,8 @@ def legal(row: Row) -> bool:
     """Whether the configuration is no refused one, nor another one's double because some value cannot matter in it."""
     config = config_of(row)
     kept = canonical(config)
-    if any(axis != "layers" and configs.get(kept, axis) != value for axis, value in zip(AXES, row, strict=True)):
+    fields = {"layers": "decoder.layers", "residual": "decoder.residual"}
+    if any(configs.get(kept, fields.get(axis, axis)) != value for axis, value in zip(AXES, row, strict=True)):
         return False
     with pytest.MonkeyPatch.context() as patch:
         # First values do not decide, and drawing them, even abstractly, takes most of the time.
