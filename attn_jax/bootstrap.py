@@ -1,10 +1,11 @@
 """Hierarchical bootstrap: what another draw of seeds and another draw of test sentences would have changed.
 
 A t-interval over seeds holds the test set fixed. Here sentences are drawn again too. Every seed is tested on the same
-sentences, so that both are drawn from whole lists, independently of each other, and all variants get the same draw.
+sentences: so the two are drawn independently of each other, and all variants get the same draws of both.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -30,12 +31,16 @@ class Resampled:
     """Scores of every variant and seed: of all sentences, [V, S], and of B draws of sentences, [B, V, S].
 
     NaN where a variant has no run of a seed. What is derived from it draws seeds as well: for each of the B draws of
-    sentences as many seeds as there are, with replacement. The draw depends on `seed` and the set of seeds alone.
+    sentences as many seeds as there are, with replacement. The draw depends on `seed` and the number of seeds alone.
+
+    The percentile interval of a plain bootstrap over n seeds is too narrow where n is small: it divides by n where
+    n - 1 is due, and knows no t quantile. What the draw of seeds adds to a mean is therefore stretched, in intervals by
+    sqrt(n / (n - 1)) t(n - 1) / z, with the quantiles of their level, and in `best` by sqrt(n / (n - 1)).
+    scripts/simulate prints the coverage.
 
     Source: Owen (2007), The pigeonhole bootstrap, for two crossed factors: its variance is that of both factors'
-    effects, and a little above. With few seeds the percentile interval is too narrow, as the bootstrap divides by n
-    where n - 1 is due and knows no t quantile; scripts/simulate prints by how much. Then the t-interval over seeds is
-    the one to quote, and this one says whether the test set matters besides.
+    effects, and a little above. Hesterberg (2015), What teachers should know about the bootstrap, section 3.2 and the
+    expanded percentile interval, for the stretching, which is here of one factor.
     """
 
     whole: np.ndarray
@@ -53,13 +58,13 @@ class Resampled:
     def best(self, higher: bool) -> dict[int, float]:
         """By variant, the share of resamples in which it is best, over the seeds that all variants with runs have.
 
-        Ties share. Empty without a common seed. With few seeds it is too sure of itself, as the intervals are.
+        Ties share. Empty without a common seed.
         """
         variants = np.flatnonzero(np.isfinite(self.whole).any(axis=1))
         columns = np.flatnonzero(np.isfinite(self.whole[variants]).all(axis=0))
         if not len(columns) or not len(variants):
             return {}
-        means = self._means(self.draws[:, variants][:, :, columns])
+        means = self._means(self.draws[:, variants][:, :, columns], _narrowness(len(columns)))
         means = means[np.isfinite(means).all(axis=1)]
         extreme = means.max(axis=1) if higher else means.min(axis=1)
         wins = np.isclose(means, extreme[:, None], rtol=0, atol=1e-9)
@@ -70,16 +75,28 @@ class Resampled:
         columns = np.flatnonzero(np.isfinite(whole))
         if not len(columns):
             return None
-        means = self._means(draws[:, None, columns])[:, 0]
+        stretch = _narrowness(len(columns)) * _expansion(len(columns), level)
+        means = self._means(draws[:, None, columns], stretch)[:, 0]
         # A draw of sentences without any reference symbol has no score.
         low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
         return Interval(len(columns), float(whole[columns].mean()), float(low), float(high))
 
-    def _means(self, draws: np.ndarray) -> np.ndarray:
+    def _means(self, draws: np.ndarray, stretch: float) -> np.ndarray:
         """Means [B, V] of scores [B, V, S] over seeds drawn with replacement, the same for all variants."""
         seeds = draws.shape[-1]
-        counts = np.random.default_rng([self.seed, seeds]).multinomial(seeds, np.full(seeds, 1 / seeds), len(draws))
-        return np.einsum("bvs,bs->bv", draws, counts / seeds)
+        even = np.full(seeds, 1 / seeds)
+        counts = np.random.default_rng([self.seed, seeds]).multinomial(seeds, even, len(draws))
+        return np.einsum("bvs,bs->bv", draws, even + stretch * (counts / seeds - even))
+
+
+def _narrowness(n: int) -> float:
+    return math.sqrt(n / (n - 1)) if n > 1 else 1.0
+
+
+def _expansion(n: int, level: float) -> float:
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(n - 1, (1 + level) / 2) / ndtri((1 + level) / 2)) if n > 1 else 1.0
 
 
 def resample(
