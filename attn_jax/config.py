@@ -6,6 +6,7 @@ compiled program as arguments: runs that differ only in them have the same struc
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -309,6 +310,7 @@ def fields(config: Any = Config, prefix: str = "") -> Iterator[tuple[str, datacl
             yield prefix + field.name, field, annotation
 
 
+@functools.cache
 def resolve(path: str) -> str:
     """The full path of a field: a section stands for its `name`. Raises UserError on an unknown path."""
     paths = [name for name, _, _ in fields()]

@@ -77,7 +77,8 @@ def effects(axes: Sequence[str], cells: Mapping[Levels, Mapping[int, float]]) ->
     what these leave ("higher interactions"). The sum of squares of a term is what it adds to all terms that do not
     contain it (type II; without gaps all types agree). Every F compares with the interaction of cells and seeds, so
     seeds are blocks, and n = 1 gives no F. With missing combinations degrees of freedom are what least squares can
-    tell apart; a term with none is left out.
+    tell apart; a term with none is left out. p values are of each term alone, without a correction over the
+    terms, and take noise to be equally large in all cells.
 
     Source: Fisher (1925), Statistical methods for research workers, chapter 7; Yates (1934) for type II;
     Cohen (1973) for eta squared and partial eta squared.
