@@ -1,8 +1,8 @@
 """Metrics of decoded output, all in percent, over predictions and one or more references a sentence.
 
 Every metric is a function of *sums over sentences*: `per_sentence` gives each sentence's statistics,
-`aggregate` turns their sum into the score. Resampling sentences (paired bootstrap) therefore costs no
-second scoring.
+`aggregate` turns their sum into the score. Resampling sentences (see `bootstrap`) therefore costs no second
+scoring.
 
 | metric | meaning |
 |---|---|
@@ -19,6 +19,7 @@ With `case="lc"` both sides are lower-cased first.
 are known here only by name, for `higher_is_better`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,10 +78,7 @@ def score(
     Raises UserError on an unknown name, no predictions, unequal lengths, and a sentence without reference.
     """
     options = {"tokenize": tokenize, "normalize": normalize, "case": case}
-    return {
-        name: aggregate(name, per_sentence(name, predictions, references, **options).sum(axis=0), **options)
-        for name in names
-    }
+    return {name: aggregate(name, per_sentence(name, predictions, references, **options).sum(axis=0)) for name in names}
 
 
 def per_sentence(
@@ -118,17 +116,21 @@ def per_sentence(
     return np.array(statistics, float)
 
 
-def aggregate(
-    metric: str, totals: np.ndarray, *, tokenize: str = "none", normalize: str = "none", case: str = "mixed"
-) -> float:
-    """The score, in percent, of statistics [K] summed over sentences (`normalize` and `case` have acted before)."""
-    if metric in ("bleu", "chrf"):
-        # BLEU counts words and n-grams: its formula wants integers.
-        counts = [round(total) for total in totals.tolist()]
-        return float(_sacrebleu(metric, tokenize, case)._compute_score_from_stats(counts).score)
-    if totals[1] == 0:
+def aggregate(metric: str, totals: np.ndarray) -> float:
+    """The score, in percent, of statistics [K] summed over sentences; text was split and canonicalised before."""
+    value = float(aggregates(metric, totals[None])[0])
+    if math.isnan(value):
         raise UserError(f"{metric}: every reference is empty: expected at least one symbol")
-    return float(100 * totals[0] / totals[1])
+    return value
+
+
+def aggregates(metric: str, totals: np.ndarray) -> np.ndarray:
+    """The scores [B], in percent, of B sums [B, K] of statistics; NaN where every reference is empty."""
+    if metric in ("bleu", "chrf"):
+        formula = _sacrebleu(metric, "none", "mixed")._compute_score_from_stats
+        # BLEU counts words and n-grams: its formula wants integers.
+        return np.array([formula([round(total) for total in row]).score for row in totals.tolist()], float)
+    return 100 * totals[:, 0] / np.where(totals[:, 1] == 0, np.nan, totals[:, 1])
 
 
 def signature(

@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from attn_jax import bootstrap, metrics, ranking, results, stats
 from attn_jax import config as configs
-from attn_jax import results, stats
+from attn_jax import effects as grids
 from attn_jax.errors import UserError
+from attn_jax.factors import factors
 from attn_jax.metrics import higher_is_better
 from attn_jax.results import read_json, read_lines
 
@@ -154,9 +158,87 @@ class Section:
         return sorted(rows, key=lambda row: (row[1] is None, sign * row[1].mean if row[1] else 0.0))
 
     @functools.cached_property
-    def tests(self) -> dict[tuple[int, int], stats.Paired]:
-        """Paired tests of the main metric between variants, by their indices."""
+    def tests(self) -> dict[tuple[int, int], stats.Compared]:
+        """Paired tests of the main metric between variants, by their indices: row - column."""
         return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants])
+
+    @functools.cached_property
+    def ranks(self) -> dict[int, ranking.Ranks]:
+        """By index, the ranks of the main metric that the tests leave open to each variant with a value."""
+        valued = [variant.index for variant, summary in self.ranked if summary is not None]
+        return ranking.ranks(valued, self.tests, higher_is_better(self.metric))
+
+    @functools.cached_property
+    def resampled(self) -> bootstrap.Resampled | None:
+        """Bootstrap of the main metric over seeds and sentences; its variants are numbered by their indices.
+
+        None where the metric is not one of output text, or no run has predictions. Reads all predictions once, and
+        takes seconds for many of them. Raises UserError where the number of predictions differs between runs.
+        """
+        if self.metric not in metrics.OUTPUT_METRICS:
+            return None
+        statistics = [{run.seed: found for run in v.done if len(found := self._statistics(run))} for v in self.variants]
+        sizes = {len(found) for own in statistics for found in own.values()}
+        if len(sizes) > 1:
+            raise UserError(
+                f"{self.title}: runs have {' or '.join(map(str, sorted(sizes)))} predictions in "
+                f"predictions.{self.split}.jsonl: expected one for every sentence; remove the files of the wrong length"
+            )
+        if not sizes:
+            return None
+        return bootstrap.resample(statistics, functools.partial(metrics.aggregates, self.metric))
+
+    def _statistics(self, run: Run) -> np.ndarray:
+        lines = run.predictions(self.split)
+        if not lines:
+            return np.zeros((0, 0))
+        options = metrics.options((run.result or {}).get("signatures", {}))
+        outputs, references = [line["prediction"] for line in lines], [line["references"] for line in lines]
+        return metrics.per_sentence(self.metric, outputs, references, **options)
+
+    @functools.cached_property
+    def best(self) -> dict[int, float]:
+        """By index, the share of bootstrap resamples in which a variant is the best; empty without `resampled`."""
+        return self.resampled.best(higher_is_better(self.metric)) if self.resampled is not None else {}
+
+    def factors(self, one: Variant, other: Variant) -> list[str]:
+        """Names of the choices in which two variants differ; a difference of several cannot be put down to any one.
+
+        All fields that differ where the code that is loaded does not know a name of theirs.
+        """
+        try:
+            return factors(*(configs.override(configs.Config(), variant.config) for variant in (one, other)))
+        except UserError:
+            return differing([one.config, other.config])
+
+    @functools.cached_property
+    def effects(self) -> grids.Effects | None:
+        """What the axes of the study do to the main metric; None where its variants make no grid."""
+        flats = [variant.config for variant in self.variants]
+        paths = telling(flats)
+        cells = {
+            tuple(show(flat.get(path)) if _matters(flat, path) else "-" for path in paths): variant.values(
+                self.split, self.metric
+            )
+            for flat, variant in zip(flats, self.variants, strict=True)
+        }
+        return grids.effects(names_of(paths), cells)
+
+    @functools.cached_property
+    def moving_together(self) -> dict[str, list[str]]:
+        """By axis of `effects`, the other fields whose value goes with that of the axis: their effect is in its own."""
+        flats = [variant.config for variant in self.variants]
+        paths = telling(flats)
+        rest = [path for path in differing(flats) if path not in paths]
+
+        def levels(*chosen: str) -> int:
+            return len({_key(flat, chosen) for flat in flats})
+
+        together = {
+            name: [other for other in rest if levels(path, other) == levels(path)]
+            for name, path in zip(names_of(paths), paths, strict=True)
+        }
+        return {name: found for name, found in together.items() if found}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,11 +352,11 @@ def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     return [path for path in paths if len({json.dumps(flat.get(path)) for flat in flats if _matters(flat, path)}) > 1]
 
 
-def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The shortest names that tell variants apart, e.g. "dot, lstm" or "dot, learning_rate=0.01".
+def telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paths that tell variants apart: model, score and cell first, then as declared.
 
-    Model, score and cell come first. A field that tells no two variants apart that are not told apart already (a
-    size that goes with another size) is left out.
+    A field that tells no two variants apart that are not told apart already (a size that goes with another size) is
+    left out.
     """
     paths = differing(flats)
     paths.sort(key=lambda path: _BARE.index(path) if path in _BARE else len(_BARE))
@@ -282,15 +364,25 @@ def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     for path in paths:
         if len({_key(flat, [*chosen, path]) for flat in flats}) > len({_key(flat, chosen) for flat in flats}):
             chosen.append(path)
-    chosen = chosen or [path for path in ("score.name", "cell.name") if _matters(flats[0], path)] or ["model"]
-    short = [path.removesuffix(".name").split(".")[-1] for path in chosen]
-    names = [
-        path.removesuffix(".name") if short.count(name) > 1 else name for path, name in zip(chosen, short, strict=True)
+    return chosen
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """The last part of each path, or as much of it as tells it from the others."""
+    short = [path.removesuffix(".name").split(".")[-1] for path in paths]
+    return [
+        path.removesuffix(".name") if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)
     ]
+
+
+def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The shortest names that tell variants apart, e.g. "dot, lstm" or "dot, learning_rate=0.01"; see `telling`."""
+    chosen = telling(flats)
+    chosen = chosen or [path for path in ("score.name", "cell.name") if _matters(flats[0], path)] or ["model"]
     return [
         ", ".join(
             show(flat.get(path)) if path in _BARE else f"{name}={show(flat.get(path))}"
-            for path, name in zip(chosen, names, strict=True)
+            for path, name in zip(chosen, names_of(chosen), strict=True)
             if _matters(flat, path)
         )
         for flat in flats

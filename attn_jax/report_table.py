@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from attn_jax import config as configs
 from attn_jax.report_data import Section, Study, Variant
+from attn_jax.stats import Compared
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,9 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
     """The table's rows, best variant first: `variant`, `label`, and by name of the column a cell.
 
     `difference` and `p` compare with the first row, by seed; p is corrected over all pairs of variants, so
-    that choosing the best row to compare with is covered. `others` holds the means of the other metrics, and
+    that choosing the best row to compare with is covered. So are `flip`, the p value of the exact sign-flip test or
+    the seeds that it needs, `effect`, Hedges' g of the difference, and `factors`, the choices in which the two differ.
+    `ranks` are those that all tests together leave open. `others` holds the means of the other metrics, and
     of the main one on dev, by title.
     """
     first = section.ranked[0][0]
@@ -73,6 +76,7 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
             bounds = "" if test.low is None or test.high is None else f" [{signed(test.low)}, {signed(test.high)}]"
             row["difference"] = _cell(f"{signed(test.difference)}{bounds}", test.difference)
             row["p"] = _cell("" if test.p is None else show_p(test.p), test.p)
+        row |= _beside(section, variant, first, test)
         figures = published(study, section, variant)
         text = " / ".join(f"{figure['value']:.2f}" for figure in figures)
         row["published"] = _cell(text, figures[0]["value"]) if figures else _cell()
@@ -82,6 +86,77 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
         row["parameters"] = _cell(f"{parameters[0]:,}", parameters[0]) if parameters else _cell()
         speed = speed_of_a_run(study, variant)
         row["speed"] = _cell(f"{speed:,.0f}", speed) if speed else _cell()
+        table.append(row)
+    return table
+
+
+def _beside(section: Section, variant: Variant, first: Variant, test: Compared | None) -> dict[str, Any]:
+    """What stands beside the t-test of a row against the first one."""
+    row = {"flip": _cell(), "effect": _cell(), "factors": _cell(), "ranks": _cell()}
+    if test is not None:
+        row["flip"] = _cell(show_flip(test), test.flip)
+        row["effect"] = _cell() if test.effect is None else _cell(signed(test.effect), test.effect)
+    if variant is not first:
+        names = section.factors(variant, first)
+        row["factors"] = _cell(f"{len(names)}: {', '.join(names)}", len(names))
+    ranks = section.ranks.get(variant.index)
+    if ranks is not None:
+        text = str(ranks.first) if ranks.first == ranks.last else f"{ranks.first}-{ranks.last}"
+        row["ranks"] = _cell(text, ranks.first)
+    return row
+
+
+def bootstrap_rows(section: Section) -> list[dict[str, Any]]:
+    """Bootstrap over seeds and sentences, best variant first: `variant`, `label`, and cells by name of the column.
+
+    `interval` of the mean, `difference` to the first row, and `best`, the share of resamples in which the variant is
+    the best one. Empty without predictions; reads them all (see `Section.resampled`).
+    """
+    resampled = section.resampled
+    if resampled is None:
+        return []
+    first = section.ranked[0][0]
+    table = []
+    for variant, _ in section.ranked:
+        interval = resampled.mean(variant.index)
+        difference = resampled.difference(variant.index, first.index) if variant is not first else None
+        if interval is not None:
+            share = section.best.get(variant.index)
+            row: dict[str, Any] = {"variant": variant, "label": variant.label, "n": _cell(str(interval.n), interval.n)}
+            row["mean"] = _cell(f"{interval.mean:.2f}", interval.mean)
+            row["interval"] = _cell(f"{interval.low:.2f} to {interval.high:.2f}", interval.low)
+            row["difference"], row["best"] = _cell(), _cell()
+            if difference is not None:
+                bounds = f"[{signed(difference.low)}, {signed(difference.high)}]"
+                row["difference"] = _cell(f"{signed(difference.mean)} {bounds}", difference.mean)
+            if share is not None:
+                row["best"] = _cell(f"{100 * share:.0f} %", share)
+            table.append(row)
+    return table
+
+
+def marginal_rows(section: Section) -> list[dict[str, Any]]:
+    """Marginal means of every axis of a grid: `axis`, `level`, and cells `mean`, `interval`; empty without a grid."""
+    table = []
+    for own in section.effects.marginals if section.effects is not None else ():
+        row: dict[str, Any] = {"axis": own.axis, "level": own.level, "mean": _cell("-"), "interval": _cell()}
+        if own.mean is not None:
+            row["mean"] = _cell(f"{own.mean.mean:.2f}", own.mean.mean)
+            if own.mean.low is not None:
+                row["interval"] = _cell(f"{own.mean.low:.2f} to {own.mean.high:.2f}", own.mean.low)
+        table.append(row)
+    return table
+
+
+def variance_rows(section: Section) -> list[dict[str, Any]]:
+    """Analysis of variance of a grid: `name` of the term, and cells `df`, `f`, `p`, `eta`, `partial`."""
+    table = []
+    for term in section.effects.terms if section.effects is not None else ():
+        row: dict[str, Any] = {"name": term.name, "df": _cell(str(term.df), term.df)}
+        row["f"] = _cell() if term.f is None else _cell(f"{term.f:.2f}", term.f)
+        row["p"] = _cell() if term.p is None else _cell(show_p(term.p), term.p)
+        row["eta"] = _cell(f"{term.eta:.3f}", term.eta)
+        row["partial"] = _cell() if term.partial is None else _cell(f"{term.partial:.3f}", term.partial)
         table.append(row)
     return table
 
@@ -105,6 +180,13 @@ def _mean(variant: Variant, split: str, metric: str) -> dict[str, Any]:
 def show_p(p: float) -> str:
     """A p value to three decimals."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def show_flip(test: Compared) -> str:
+    """The corrected p value of the sign-flip test, or the seeds that it needs to give one below 0.05."""
+    if test.flip is not None:
+        return show_p(test.flip)
+    return f"needs {test.needs} seeds" if test.n < test.needs else ""
 
 
 def signed(difference: float) -> str:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
 
-from attn_jax.stats import holm, paired, pairwise, summary
+from attn_jax.signflip import sign_flip
+from attn_jax.stats import effect_size, holm, paired, pairwise, summary
+from scripts.simulate import NOISES, false_claims, t_coverage
 
 ROWS = [np.random.default_rng(k).normal(80 + k, 1 + k, size=n) for k, n in enumerate((2, 3, 5, 10, 40))]
 
@@ -105,3 +107,46 @@ def test_pairwise_leaves_out_what_cannot_be_compared() -> None:
     table = pairwise([{0: 1.0}, {0: 2.0}, {5: 1.0}])
     assert set(table) == {(0, 1), (1, 0)}
     assert table[0, 1].p is None
+
+
+def test_effect_size_against_the_definition() -> None:
+    a, b = np.array([82.0, 85.0, 81.0, 86.0, 83.0]), np.array([80.0, 84.0, 82.0, 82.0, 80.0])
+    test = paired(dict(enumerate(a)), dict(enumerate(b)))
+    assert test is not None
+    # Hedges' table: J(4) = 0.7979; mean 1.8, sd of 2, 1, -1, 4, 3.
+    assert test.effect == pytest.approx(0.7979 * 1.8 / np.std([2, 1, -1, 4, 3], ddof=1), rel=1e-4)
+    assert effect_size(1.0, 1.0, 2) is None
+    swapped = pairwise([dict(enumerate(b)), dict(enumerate(a))])
+    assert swapped[0, 1].effect == pytest.approx(-test.effect)
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_effect_size_is_unbiased(n: int) -> None:
+    rows = np.random.default_rng(n).normal(1.5, 1.0, (200_000, n))
+    found = [effect_size(m, s, n) for m, s in zip(rows.mean(1).tolist(), rows.std(1, ddof=1).tolist(), strict=True)]
+    # Without the correction the mean is off by 1.5 * 0.77 (n = 3) and 1.5 * 0.25 (n = 5).
+    assert np.mean(np.array(found, float)) == pytest.approx(1.5, abs=0.03)
+
+
+def test_sign_flips_are_corrected_or_name_the_seeds_they_need() -> None:
+    rng = np.random.default_rng(3)
+    columns = [dict(enumerate(rng.normal(mean, 1.0, 7).tolist())) for mean in (80, 83, 86)]
+    plain = [sign_flip([columns[i][s] - columns[j][s] for s in range(7)]) for i, j in [(0, 1), (0, 2), (1, 2)]]
+    table = pairwise(columns)
+    assert [table[pair].flip for pair in [(0, 1), (0, 2), (1, 2)]] == holm([p for p in plain if p is not None])
+    assert table[0, 2].flip == table[2, 0].flip == pytest.approx(3 * 2 / 2**7)
+    # With six seeds the smallest p is 3 * 2 / 2^6 = 0.09, which is no test at 0.05.
+    fewer = pairwise([{seed: value for seed, value in column.items() if seed < 6} for column in columns])
+    assert {(test.flip, test.needs) for test in fewer.values()} == {(None, 7)}
+    assert {test.p is None for test in fewer.values()} == {False}
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 20])
+def test_errors_in_simulation(n: int) -> None:
+    rng = np.random.default_rng(n)
+    assert 0.93 <= t_coverage(NOISES["normal"], n, 2000, rng) <= 0.97
+    claims = false_claims(NOISES["normal"], n, 2000, rng, (0.0,) * 4)
+    # At or below 5 %: 2,000 studies do not speak against it.
+    assert reference.binomtest(round(2000 * max(claims)), 2000, 0.05, "greater").pvalue > 0.01
+    # The correction is not so strict that nothing is ever claimed.
+    assert claims[0] > 0.01

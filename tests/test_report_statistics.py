@@ -1,0 +1,129 @@
+"""What a section of a study says beyond means and tests: ranks, bootstrap, effects of axes, confounded choices."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import SENTENCES, fake_run, write_lines
+
+from attn_jax import stats
+from attn_jax.errors import UserError
+from attn_jax.report_data import Section, load
+from attn_jax.report_table import bootstrap_rows, marginal_rows, rows, variance_rows
+
+SIZES = {"embedding.size": 32, "encoder.size": 32, "decoder.size": 64}
+WRONG = {"dot": (0, 1, 0), "general": (1, 2, 3), "none": (4, 5, 5)}
+"""By score and seed, how many of the six outputs are wrong."""
+
+
+def share(wrong: int) -> float:
+    return 100 * (len(SENTENCES) - wrong) / len(SENTENCES)
+
+
+def write(out: Path, changes: dict[str, Any], wrong: int) -> str:
+    # A wrong output of `fake_run` is not the reference's logical form either.
+    return fake_run(out, SIZES | changes, share(wrong), wrong=wrong, steps=20)
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Section:
+    for score, own in WRONG.items():
+        for seed, wrong in enumerate(own):
+            write(tmp_path, {"score": score, "seed": seed}, wrong)
+    return load(tmp_path).sections[0]
+
+
+def by_label(section: Section) -> dict[str, int]:
+    return {variant.label: variant.index for variant in section.variants}
+
+
+def test_bootstrap_of_predictions(scores: Section) -> None:
+    index = by_label(scores)
+    assert scores.resampled is not None
+    for score, own in WRONG.items():
+        interval = scores.resampled.mean(index[f"{score}"])
+        assert interval is not None
+        # The mean of the bootstrap is that of the table: predictions are scored as the run was.
+        assert (interval.n, interval.mean) == (3, pytest.approx(sum(map(share, own)) / 3))
+        assert interval.low < interval.mean < interval.high
+    assert scores.best[index["dot"]] > 0.9
+    assert sum(scores.best.values()) == pytest.approx(1)
+    table = bootstrap_rows(scores)
+    assert [row["label"] for row in table] == ["dot", "general", "none"]
+    assert table[0]["difference"]["text"] == ""
+    assert table[2]["difference"]["value"] == pytest.approx(-100 * 13 / 18)
+    assert table[2]["difference"]["text"].startswith("-72.22 [-")
+
+
+def test_table_says_what_stands_beside_the_t_test(scores: Section) -> None:
+    study = load(scores.runs[0].folder.parent.parent)
+    first, second, third = rows(study, study.sections[0])
+    assert (first["flip"]["text"], first["effect"]["text"], first["factors"]["text"]) == ("", "", "")
+    # Three pairs: 3 * 2 / 2^7 is the first smallest p below 0.05.
+    assert second["flip"]["text"] == "needs 7 seeds"
+    assert third["factors"]["text"] == "1: score.name"
+    values = {v.label: v.values("test", "exact_match") for v in scores.variants}
+    test = stats.paired(values["none"], values["dot"])
+    assert test is not None
+    assert third["effect"]["value"] == test.effect
+    # By hand, differences in sixths: dot - none 4, 4, 5, so t = 13, and general - none 3, 3, 2, so t = 8; one-sided p
+    # 0.0029 and 0.0077, of which six and five times are below 0.05. dot - general has t = 2.5.
+    expected = {"dot": "1-2", "general": "1-2", "none": "3"}
+    assert {row["label"]: row["ranks"]["text"] for row in (first, second, third)} == expected
+
+
+def test_without_predictions_there_is_no_bootstrap(tmp_path: Path) -> None:
+    name = write(tmp_path, {"score": "dot"}, 1)
+    write(tmp_path, {"score": "general"}, 1)
+    path = tmp_path / "runs" / name / "predictions.test.jsonl"
+    lines = load(tmp_path).runs[0].predictions("test")
+    path.unlink()
+    section = load(tmp_path).sections[0]
+    assert section.resampled is not None
+    index = by_label(section)
+    assert section.resampled.mean(index["dot"]) is None
+    assert len(bootstrap_rows(section)) == 1
+    write_lines(path, lines[:-1])
+    with pytest.raises(
+        UserError, match=r"jobs: runs have 5 or 6 predictions in predictions\.test\.jsonl: expected one"
+    ):
+        _ = load(tmp_path).sections[0].resampled
+    for own in tmp_path.glob("runs/*/predictions.test.jsonl"):
+        own.unlink()
+    section = load(tmp_path).sections[0]
+    assert (section.resampled, section.best, bootstrap_rows(section)) == (None, {}, [])
+
+
+def test_effects_of_a_grid(tmp_path: Path) -> None:
+    cells = list(itertools.product(("dot", "general", "concat"), ("gru", "lstm")))
+    values = {}
+    for (score, cell), seed in itertools.product(cells, range(3)):
+        values[score, cell, seed] = (
+            80.0 + (score == "dot") + 5 * (cell == "lstm") + 0.1 * seed**2 * (score == "general")
+        )
+        # The batch size goes with the cell.
+        changes = {"score": score, "cell": cell, "seed": seed, "train.batch_size": 20 if cell == "gru" else 30}
+        fake_run(tmp_path, SIZES | changes, values[score, cell, seed], steps=20)
+    section = load(tmp_path).sections[0]
+    found = section.effects
+    assert found is not None
+    assert (found.axes, found.n, found.missing) == (["score", "cell"], 3, [])
+    assert section.moving_together == {"cell": ["train.batch_size"]}
+    table = {(row["axis"], row["level"]): row["mean"]["value"] for row in marginal_rows(section)}
+    assert len(table) == 5
+    for cell in ("gru", "lstm"):
+        own = [value for (_, c, _), value in values.items() if c == cell]
+        assert table["cell", cell] == pytest.approx(sum(own) / len(own))
+    terms = {row["name"]: row for row in variance_rows(section)}
+    assert list(terms) == ["score", "cell", "score x cell", "seed", "residual"]
+    assert float(terms["cell"]["eta"]["text"]) > 0.8
+    assert (terms["residual"]["p"]["text"], terms["residual"]["df"]["value"]) == ("", 10)
+    variants = {variant.label: variant for variant in section.variants}
+    one, other = (variants[name] for name in variants if name.startswith("dot"))
+    assert section.factors(one, other) == ["cell.name", "train.batch_size"]
+
+
+def test_a_list_of_variants_has_no_effects(scores: Section) -> None:
+    assert scores.effects is None
+    assert marginal_rows(scores) == variance_rows(scores) == []
