@@ -36,3 +36,10 @@ def x64() -> Iterator[None]:
     """Double precision inside the test that asks for it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the tiny studies whose figures nobody looks at."""
+    if not request.node.get_closest_marker("figures"):
+        monkeypatch.setattr("attn_jax.report.write_figures", lambda folder, shown: None)

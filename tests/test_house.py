@@ -20,7 +20,8 @@ ROOMS = """
     data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
-    sweep translator reuse stats plots report_data report_table report_page report progress study
+    sweep translator reuse stats breakdown plots figure_files
+    report_data report_table report_export report_charts report_maps report_page report progress study
     cli_parsers cli_help cli
     __init__
 """
