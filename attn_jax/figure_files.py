@@ -6,6 +6,7 @@ axes with titles, ranges, ticks, a logarithm or categories.
 
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Sheet
 
 FORMATS = ("svg", "pdf")
+VERSION = 1
+"""To be raised when the same figures are drawn otherwise than before."""
+
 WIDTH = 5.4
 """Inches, of a single panel."""
 
@@ -33,7 +37,7 @@ _SETTINGS = {
 }
 
 
-def draw(panels: Sequence[tuple[str, Figure]], title: str, across: int = 2) -> dict[str, bytes]:
+def draw(panels: Sequence[tuple[str, Figure]], title: str, across: int = 1) -> dict[str, bytes]:
     """A file in each of `FORMATS` with one panel a figure, titled each, and one legend; `across`: panels in a row.
 
     Of the time and the program nothing is written: equal figures give equal files.
@@ -41,7 +45,9 @@ def draw(panels: Sequence[tuple[str, Figure]], title: str, across: int = 2) -> d
     import matplotlib
 
     files = {}
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # Of letters that the font lacks (an SVG keeps them as text), and of places that long names leave no room in.
+        warnings.simplefilter("ignore", UserWarning)
         drawn = sheet(panels, title, across)
         drawn.draw_without_rendering()
         drawn.set_layout_engine(None)  # What was found holds for both formats.
@@ -59,33 +65,49 @@ def sheet(panels: Sequence[tuple[str, Figure]], title: str, across: int) -> "She
     across = min(across, len(panels))
     down = -(-len(panels) // across)
     height = max(figure["layout"]["height"] for _, figure in panels) / 90
-    drawn = Sheet(figsize=(WIDTH * across, height * down + 0.5), layout="constrained")
+    longest, widest = _extent(panels)
+    names = max((len(name) for _, figure in panels for name in _names(figure)), default=0)
+    width = 0.7 + 0.07 * names + 0.22 * widest if widest else WIDTH + 0.06 * max(0, names - 24)
+    drawn = Sheet(figsize=(width * across, height * down + 0.5), layout="constrained")
     grid = drawn.subplots(down, across, squeeze=False)
     drawn.suptitle(title, fontsize=10)
     for place, (name, figure) in zip(grid.flat, panels, strict=False):
         _panel(place, figure)
         place.set_title(name, fontsize=9, loc="left")
+        if longest:  # cells of maps side by side are of one height
+            place.set_ylim(longest - 0.5, -0.5)
     for place in grid.flat[len(panels) :]:
         place.set_axis_off()
     # On an axis that names the variants a legend says nothing more.
-    if not any("ticktext" in figure["layout"]["yaxis"] and _kind(figure) != "log" for _, figure in panels):
-        _legend(drawn, grid.flat[0])
+    if not any(_names(figure) for _, figure in panels):
+        drawn.set_figheight(drawn.get_figheight() + 0.17 * _legend(drawn, grid.flat[0]))
     return drawn
 
 
-def _kind(figure: Figure) -> str:
-    return str(figure["layout"]["yaxis"].get("type", "linear"))
+def _names(figure: Figure) -> Sequence[str]:
+    """The texts of a vertical axis that has names instead of numbers."""
+    axis = figure["layout"]["yaxis"]
+    return axis["ticktext"] if "ticktext" in axis and axis.get("type") != "log" else []
 
 
-def _legend(drawn: "Sheet", axes: "Axes") -> None:
+def _extent(panels: Sequence[tuple[str, Figure]]) -> tuple[int, int]:
+    """Rows and columns of the largest heat map; zero without one."""
+    maps = [figure["layout"] for _, figure in panels if figure["data"][0]["type"] == "heatmap"]
+    sizes = [[len(layout[f"{which}axis"]["tickvals"]) for layout in maps] for which in "yx"]
+    return max(sizes[0], default=0), max(sizes[1], default=0)
+
+
+def _legend(drawn: "Sheet", axes: "Axes") -> int:
+    """Adds a legend below, with each variant once, where there are several; the number of its lines."""
     handles, labels = axes.get_legend_handles_labels()
     first = dict(reversed(list(zip(labels, handles, strict=True))))
-    if len(first) > 1:
-        labels = list(dict.fromkeys(labels))
-        columns = max(1, min(len(labels), int(90 / (6 + max(map(len, labels))))))
-        drawn.legend(
-            [first[label] for label in labels], labels, loc="outside lower center", ncols=columns, frameon=False
-        )
+    labels = list(dict.fromkeys(labels))
+    if len(labels) < 2:
+        return 0
+    columns = max(1, min(len(labels), int(80 / (9 + max(map(len, labels))))))
+    found = [first[label] for label in labels]
+    drawn.legend(found, labels, loc="outside lower center", ncols=columns, frameon=False)
+    return -(-len(labels) // columns)
 
 
 def _panel(axes: "Axes", figure: Figure) -> None:
@@ -132,6 +154,9 @@ def _scatter(axes: "Axes", trace: Mapping[str, Any]) -> None:
 def _heatmap(axes: "Axes", trace: Mapping[str, Any]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=7.5)
+    axes.xaxis.tick_top()
     if trace["z"] and trace["z"][0]:
         rows = [[float("nan") if value is None else value for value in row] for row in trace["z"]]
         colors = LinearSegmentedColormap.from_list("weights", [tuple(stop) for stop in trace["colorscale"]])
@@ -142,15 +167,19 @@ def _heatmap(axes: "Axes", trace: Mapping[str, Any]) -> None:
 
 
 def _axis(axes: "Axes", which: str, axis: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
+
     own, label, limit = (getattr(axes, name) for name in (f"{which}axis", f"set_{which}label", f"set_{which}lim"))
     label(html.unescape(axis["title"]["text"]))
     if axis.get("type") == "log":
         getattr(axes, f"set_{which}scale")("log")
-        own.set_minor_formatter("")
+        own.set_major_formatter(StrMethodFormatter("{x:g}"))
+        own.set_minor_formatter(StrMethodFormatter("{x:g}"))
     if "tickvals" in axis:
+        own.set_minor_locator(NullLocator())
         ends = None if "range" in axis or axis.get("type") != "log" else limit()
         texts = [html.unescape(tick) for tick in axis["ticktext"]]
-        turned = {"rotation": -axis["tickangle"], "ha": "right"} if "tickangle" in axis else {}
+        turned = {"rotation": -axis["tickangle"]} if "tickangle" in axis else {}
         own.set_ticks(axis["tickvals"], texts, **turned)
         if ends:
             limit(ends)

@@ -328,7 +328,12 @@ def attention_map(source: Sequence[str], target: Sequence[str], weights: Sequenc
             margin={"l": 20, "r": 8, "t": 26, "b": 20},
             plot_bgcolor="#f0f0f0",
             xaxis=ticks
-            | {"tickvals": list(range(len(source))), "ticktext": [text(t) for t in source], "tickangle": -60},
+            | {
+                "side": "top",  # in sight where a long output is scrolled
+                "tickvals": list(range(len(source))),
+                "ticktext": [text(t) for t in source],
+                "tickangle": -90,
+            },
             yaxis=ticks
             | {
                 "tickvals": list(range(len(outputs))),

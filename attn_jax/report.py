@@ -50,9 +50,9 @@ def write_figures(folder: Path, shown: Sequence[report_page.Part]) -> None:
     known, drawn = _record(record), dict[str, str]()
     for name, heading, panels in _sheets(shown):
         names = [f"{name}.{form}" for form in figure_files.FORMATS]
-        digest = configs.digest([heading, panels])
+        digest = configs.digest([heading, panels, figure_files.VERSION])
         if any(known.get(file) != digest or not (folder / file).exists() for file in names):
-            for form, content in figure_files.draw(panels, heading).items():
+            for form, content in figure_files.draw(panels, heading, len(panels)).items():
                 write_bytes(folder / f"{name}.{form}", content)
         drawn |= dict.fromkeys(names, digest)
     write_json(record, drawn)

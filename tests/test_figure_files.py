@@ -26,7 +26,7 @@ def test_every_chart_and_sentence_is_a_file_and_what_is_gone_goes(tmp_path: Path
     report.build(tmp_path)
     folder = tmp_path / "figures"
     names = {path.name for path in folder.glob("[!.]*")}
-    charts = {"forest", "train-loss", "dev-loss", "dev-exact_match", "length", "output-length"}
+    charts = {"forest", "train-loss", "dev-loss", "dev-exact_match", "length", "output-length", "size"}
     expected = charts | {f"attention-{number}" for number in range(1, 6)}
     assert names == {f"semantic-parsing-jobs-{name}.{form}" for name in expected for form in ("svg", "pdf")}
     assert all(path.read_bytes().startswith(b"%PDF-") for path in folder.glob("*.pdf"))

@@ -161,7 +161,8 @@ def test_maps_side_by_side_as_ticked_and_weights_under_the_mouse(page: browser.B
     page.show('.viewer figure[data-variant="1"] .plot')
     place = page.eval(
         "(p => { const r = p.getBoundingClientRect(), {_size: s} = p._fullLayout;"
-        " return [r.x + s.l, r.y + s.t, s.w, s.h]; })(document.querySelector('.viewer figure[data-variant=\"1\"] .plot'))"
+        " return [r.x + s.l, r.y + s.t, s.w, s.h]; })"
+        "(document.querySelector('.viewer figure[data-variant=\"1\"] .plot'))"
     )
     row, cell = 2, 1
     page.hover(place[0] + place[2] * (cell + 0.5) / len(source), place[1] + place[3] * (row + 0.5) / len(target))
@@ -215,9 +216,8 @@ def test_the_legend_hides_a_variant_in_every_chart(page: browser.Browser) -> Non
     for name in ("forest", "dev-loss", "length", "cost"):
         place = f"document.querySelector('[data-figure=s0-{name}]')"
         page.eval(f"{place}.scrollIntoView()")
-        shown = page.until(
-            f"{place}.data && [...new Set({place}.data.filter(t => t.visible !== false).map(t => t.legendgroup))].sort()"
-        )
+        traces = f"{place}.data.filter(t => t.visible !== false)"
+        shown = page.until(f"{place}.data && [...new Set({traces}.map(t => t.legendgroup))].sort()")
         assert shown == ["0", "2", "3"], name
 
 

@@ -100,9 +100,9 @@ def test_weights_outside_0_to_1_and_missing_ones_come_back() -> None:
 
 
 def test_a_large_study_makes_a_page_of_some_megabytes(tmp_path: Path) -> None:
-    # 24 variants on 12 sentences of 30 symbols, with eight heads.
+    # 24 variants on 12 sentences of 30 symbols, with five heads.
     source, target, rng = [f"s{i}" for i in range(30)], [f"t{i}" for i in range(30)], np.random.default_rng(0)
-    weights = np.round(rng.dirichlet(np.full(30, 0.3), size=(8, 30)), 4).tolist()
+    weights = np.round(rng.dirichlet(np.full(30, 0.3), size=(5, 30)), 4).tolist()
     for number in range(24):
         name = fake_run(tmp_path, {"optim.learning_rate": 0.001 * (number + 1)}, 60.0 + number)
         examples = [{"source": [f"{k}", *source[1:]], "target": target, "weights": weights} for k in range(12)]
