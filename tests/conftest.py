@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,12 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _no_figure_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the tiny studies whose figures nobody looks at."""
-    if not request.node.get_closest_marker("figures"):
-        monkeypatch.setattr("attn_jax.report.write_figures", lambda folder, shown: None)
+@pytest.fixture(scope="session", autouse=True)
+def draw_figures() -> Iterator[Callable[..., None]]:
+    """Leaves out the files of `figures/`: drawing takes longer than the tiny studies of tests. What would draw them."""
+    from attn_jax import report
+
+    draw = report.write_figures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_figures", lambda folder, shown: None)
+        yield draw

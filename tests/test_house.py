@@ -101,5 +101,14 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     loaded = {name.partition(".")[0] for name in json.loads(output)}
     assert "attn_jax" in loaded
-    heavy = {"tensorflow", "tensorflow_datasets", "orbax", "scipy", "plotly", "sacrebleu", "sentencepiece"}
+    heavy = {
+        "tensorflow",
+        "tensorflow_datasets",
+        "orbax",
+        "scipy",
+        "plotly",
+        "matplotlib",
+        "sacrebleu",
+        "sentencepiece",
+    }
     assert loaded & heavy == set()

@@ -31,9 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fake_program(folder, f"p-{score}", runs, 1000.0 * len(score))
         names += runs
     write_json(folder / "study.json", {"titles": ["Scores"], "commands": ["compare --scores=all"], "runs": names})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write_figures", lambda folder, shown: None)
-        report.build(folder)
+    report.build(folder)
     return folder
 
 
