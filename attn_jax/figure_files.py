@@ -24,7 +24,7 @@ WIDTH = 5.4
 """Inches, of a single panel."""
 
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8.5,
     "svg.fonttype": "none",  # text stays text: it can be searched and edited
@@ -147,7 +147,7 @@ def _scatter(axes: "Axes", trace: Mapping[str, Any]) -> None:
     )
     for which in ("x", "y"):
         if (bar := trace.get(f"error_{which}")) is not None:
-            error = {f"{which}err": [bar["arrayminus"], bar["array"]]}
+            error: dict[str, Any] = {f"{which}err": [bar["arrayminus"], bar["array"]]}
             axes.errorbar(trace["x"], values, **error, color=color, fmt="none", capsize=2.5, linewidth=1.2)
 
 
