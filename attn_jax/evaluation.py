@@ -205,15 +205,14 @@ def attention_maps(
 ) -> list:
     """Outputs of some examples with their weights, for each run [{source, target, weights}]: tokens and rows.
 
-    Outputs are those that `Evaluator` finds; weights of a score with heads are their mean.
+    Outputs are those that `Evaluator` finds; weights are [T, S], of a score with heads [N, T, S].
     """
     sources = [corpus.encoded[split][i][0] for i in chosen]
     source, numbers = pad(sources, max(map(len, sources))), np.array(chosen, np.int32)
 
     def one(params: Params, seed: Array | None) -> tuple[Array, Array]:
         found = searched(model, params, jnp.asarray(source), limit, model.config.decode, seed, jnp.asarray(numbers))
-        weights = found.weights[:, 0]
-        return found.tokens[:, 0], weights if weights.ndim == 3 else weights.mean(axis=2)
+        return found.tokens[:, 0], found.weights[:, 0]
 
     tokens, weights = fetch(jax.jit(jax.vmap(one))(params, as_keys(seeds)))
     if weights.shape[-1] == 0:
@@ -224,11 +223,12 @@ def attention_maps(
         for row, ids in enumerate(sources):
             output = trim(tokens[run, row])
             ended = len(output) < limit
+            rows = weights[run, row, : len(output) + ended, ..., : len(ids)]
             examples.append(
                 {
                     "source": corpus.source.tokens(corpus.dataset.splits[split][chosen[row]].source),
                     "target": [corpus.target.vocabulary.symbols[i] for i in output] + ["</s>"] * ended,
-                    "weights": np.round(weights[run, row, : len(output) + ended, : len(ids)], 4).tolist(),
+                    "weights": np.round(rows if rows.ndim == 2 else np.swapaxes(rows, 0, 1), 4).tolist(),
                 }
             )
         maps.append(examples)

@@ -1,6 +1,7 @@
 """What a run leaves on disk: predictions, attention maps, parameters, vocabularies and, last, `result.json`."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
     }
     if processes.leads():
         _write_beside(folder, outcome, corpus, vocabulary)
+        targets = (example.target for example in corpus.dataset.splits["train"])
+        output.keep_words(corpus.dataset.info.name, corpus.fingerprint, targets)
     checkpoint.save_parameters(folder / "parameters", outcome.params)
     if processes.leads():
         result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}
@@ -67,7 +70,8 @@ def _write_beside(folder: Path, outcome: Outcome, corpus: Corpus, vocabulary: di
             [(len(source), len(target) - 1) for source, target in corpus.encoded[split]],
         )
     if outcome.maps:
-        results.write_json(folder / "attention.json", {"examples": outcome.maps})
+        text = json.dumps({"examples": outcome.maps}, ensure_ascii=False, separators=(",", ":"))
+        results.write_text(folder / "attention.json", text + "\n")
     results.write_json(folder / "vocabulary.json", vocabulary)
 
 

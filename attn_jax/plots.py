@@ -1,7 +1,8 @@
 """Figures as plain Plotly JSON: {"data": [...], "layout": {...}}, from plain numbers.
 
 A figure here is a dict and not a `plotly.graph_objects.Figure`, whose import takes longer than the report.
-Every trace of a variant carries `legendgroup=<its index>`: the page has one legend for all figures.
+Every trace of a variant carries `legendgroup=<its index>`: the page has one legend for all figures, and its own
+colours on a dark ground. `figure_files` draws the same dicts as SVG and PDF.
 """
 
 import html
@@ -26,6 +27,20 @@ PALETTE = (
     "#7f3b08",
 )
 """Okabe & Ito's colour-blind safe colours, darkened where they would be faint on white, and two more."""
+
+DARK_PALETTE = (
+    "#56b0e8",
+    "#ff8f45",
+    "#2fc79a",
+    "#e8a4cb",
+    "#d1b24c",
+    "#a5dbfa",
+    "#bd9cf0",
+    "#c4c8cc",
+    "#f5c35c",
+    "#d99a6c",
+)
+"""The same hues for a dark ground."""
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
@@ -209,19 +224,23 @@ def forest(rows: Sequence[tuple[str, int, Mapping[int, float], float, float | No
     }
 
 
-def by_length(
+def binned(
     series: Sequence[tuple[str, int, Sequence[float | None]]],
     bins: Sequence[str],
     sizes: Sequence[int],
+    x: str,
     y: str,
+    unit: str = "sentences",
 ) -> Figure:
-    """Quality in bins of source length.
+    """Quality in bins of a property of sentences or words.
 
     Args:
       series: (label, variant's index, a value or None a bin) a variant.
       bins: names of the bins, e.g. "5-7".
-      sizes: sentences of the test set in each.
+      sizes: sentences or words, as `unit` says, of the test set in each.
+      x: what the bins are of.
       y: title of the vertical axis.
+      unit: what is counted.
     """
     data = []
     for label, index, values in series:
@@ -237,29 +256,29 @@ def by_length(
                 "legendgroup": str(index),
                 "line": {"color": color, "dash": dash, "width": 1.8},
                 "marker": {"size": 6, "color": color},
-                "hovertemplate": "<b>%{fullData.name}</b><br>length %{x}: %{y:.2f}<br>%{customdata} sentences"
+                "hovertemplate": f"<b>%{{fullData.name}}</b><br>%{{x}}: %{{y:.2f}}<br>%{{customdata:,}} {text(unit)}"
                 "<extra></extra>",
             }
         )
-    return {"data": data, "layout": _layout("source length (symbols)", y, xaxis={"type": "category"})}
+    return {"data": data, "layout": _layout(x, y, xaxis={"type": "category"})}
 
 
-def cost(rows: Sequence[tuple[str, int, float, float | None, float | None, float, int]], x: str, y: str) -> Figure:
-    """Quality against speed; rows: (label, variant's index, mean, low, high, tokens/s, parameters)."""
+def cost(
+    rows: Sequence[tuple[str, int, float, float | None, float | None, float]], x: str, y: str, unit: str
+) -> Figure:
+    """Quality against a cost; rows: (label, variant's index, mean, low, high, cost); unit: of the cost."""
     data = []
-    for label, index, mean, low, high, speed, parameters in rows:
+    for label, index, mean, low, high, value in rows:
         color, _ = style(index)
         trace: dict[str, Any] = {
             "type": "scatter",
             "mode": "markers",
-            "x": [speed],
+            "x": [value],
             "y": [mean],
-            "customdata": [parameters],
             "name": text(label),
             "legendgroup": str(index),
             "marker": {"size": 10, "color": color},
-            "hovertemplate": "<b>%{fullData.name}</b><br>%{y:.2f} at %{x:,.0f} tokens/s<br>"
-            "%{customdata:,} parameters<extra></extra>",
+            "hovertemplate": f"<b>%{{fullData.name}}</b><br>%{{y:.2f}} at %{{x:,.4~r}} {text(unit)}<extra></extra>",
         }
         if low is not None and high is not None:
             trace["error_y"] = {
@@ -309,7 +328,12 @@ def attention_map(source: Sequence[str], target: Sequence[str], weights: Sequenc
             margin={"l": 20, "r": 8, "t": 26, "b": 20},
             plot_bgcolor="#f0f0f0",
             xaxis=ticks
-            | {"tickvals": list(range(len(source))), "ticktext": [text(t) for t in source], "tickangle": -60},
+            | {
+                "side": "top",  # in sight where a long output is scrolled
+                "tickvals": list(range(len(source))),
+                "ticktext": [text(t) for t in source],
+                "tickangle": -90,
+            },
             yaxis=ticks
             | {
                 "tickvals": list(range(len(outputs))),

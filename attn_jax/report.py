@@ -1,16 +1,20 @@
-"""Results as people read them: `results.csv`, the table on the console, and the page `report.html`.
+"""Results as people read them: `results.csv`, tables, figures, and the page `report.html`.
 
 Everything is rebuilt from a study's result files (`report_data`), without training, and written atomically.
 """
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from attn_jax import config as configs
+from attn_jax import figure_files, plots, report_charts, report_maps, report_page
+from attn_jax.errors import UserError
 from attn_jax.report_data import Study, differing, load, show
-from attn_jax.report_page import page
+from attn_jax.report_export import table_md, table_tex
 from attn_jax.report_table import console_table
-from attn_jax.results import write_text
+from attn_jax.results import read_json, remove_leftovers, write_bytes, write_json, write_text, writing
 
 _HEAD = ("run_id", "dataset", "score", "cell", "seed", "split", "metric", "value")
 _AXES = {
@@ -22,13 +26,61 @@ _AXES = {
 
 
 def build(out: Path) -> None:
-    """Writes `results.csv` and `report.html` under `out`.
+    """Writes `results.csv`, `table.tex`, `table.md`, `figures/` and `report.html` under `out`.
 
     Raises UserError if there is no run, a result file cannot be read, or `out` cannot be written to.
     """
     study = load(Path(out))
+    shown = report_page.parts(study)
+    page = report_page.page(study, shown)
     write_text(study.out / "results.csv", results_csv(study))
-    write_text(study.out / "report.html", page(study))
+    write_text(study.out / "table.tex", table_tex(study))
+    write_text(study.out / "table.md", table_md(study))
+    write_figures(study.out / "figures", shown)
+    write_text(study.out / "report.html", page)
+
+
+def write_figures(folder: Path, shown: Sequence[report_page.Part]) -> None:
+    """Every chart, and the maps of each sentence, as SVG and PDF; other files of these kinds there are removed.
+
+    What is as it was when it was drawn last is not drawn again: a study that is called again has no new figures.
+    """
+    remove_leftovers(folder)
+    record = folder / ".drawn.json"
+    known, drawn = _record(record), dict[str, str]()
+    for name, heading, panels in _sheets(shown):
+        names = [f"{name}.{form}" for form in figure_files.FORMATS]
+        digest = configs.digest([heading, panels, figure_files.VERSION])
+        if any(known.get(file) != digest or not (folder / file).exists() for file in names):
+            for form, content in figure_files.draw(panels, heading, len(panels)).items():
+                write_bytes(folder / f"{name}.{form}", content)
+        drawn |= dict.fromkeys(names, digest)
+    write_json(record, drawn)
+    with writing(folder):
+        for form in figure_files.FORMATS:
+            for path in folder.glob(f"*.{form}"):
+                if path.name not in drawn:
+                    path.unlink()
+
+
+def _record(path: Path) -> dict[str, str]:
+    """What `write_figures` drew last; nothing where that is not known."""
+    try:
+        return dict(read_json(path, {}))
+    except (UserError, TypeError, ValueError):
+        return {}
+
+
+def _sheets(shown: Sequence[report_page.Part]) -> Iterator[tuple[str, str, list[tuple[str, plots.Figure]]]]:
+    """Name, heading and panels of every file."""
+    for part in shown:
+        title, name = part.section.title, report_charts.slug(part.section)
+        for chart in part.charts:
+            yield f"{name}-{chart.name}", f"{title}: {chart.title}", [("", chart.figure)]
+        for number, source in enumerate(part.maps.sentences):
+            text = " ".join(source)
+            text = text if len(text) <= 80 else text[:79] + "\u2026"
+            yield f"{name}-attention-{number + 1}", f"{title}: {text}", report_maps.panels(part.maps, number)
 
 
 def table_text(out: Path, width: int = 120) -> str:

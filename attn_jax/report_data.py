@@ -64,7 +64,7 @@ class Run:
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
         """The lines of `predictions.<split>.jsonl`."""
-        kinds = {"source_length": int, "prediction": str, "references": list[str]}
+        kinds = {"source_length": int, "target_length": int, "prediction": str, "references": list[str]}
         path = self.folder / f"predictions.{split}.jsonl"
         lines = read_lines(path, kinds)
         for number, line in enumerate(lines, 1):
@@ -73,15 +73,18 @@ class Run:
         return lines
 
     def attention(self) -> list[dict[str, Any]]:
-        """The examples of `attention.json`; none where the model has no attention."""
+        """The examples of `attention.json`, weights as [N][T][S]; none where the model has no attention."""
         path = self.folder / "attention.json"
         if not path.exists():
             return []
         examples = read_json(path, {"examples": list})["examples"]
         for example in examples:
             results.check(example, results.MAP, str(path))
-            widths = {len(row) for row in example["weights"]}
-            if len(example["weights"]) != len(example["target"]) or widths - {len(example["source"])}:
+            # A map without a row is one head's: its sentence has no output.
+            deep = any(isinstance(row[0], list) for row in example["weights"] if row)
+            example["weights"] = heads = example["weights"] if deep else [example["weights"]]
+            shape = (len(example["target"]), {len(example["source"])})
+            if any(len(rows) != shape[0] or {len(row) for row in rows} - shape[1] for rows in heads):
                 raise UserError(f"{path}: expected 'weights' with a row for each target symbol, as long as the source")
         return list(examples)
 
@@ -254,6 +257,12 @@ class Study:
     others: int
     sections: Sequence[Section]
     programs: Mapping[str, Mapping[str, Any]]
+
+    @functools.cached_property
+    def target_words(self) -> dict[str, dict[str, int]]:
+        """{word: count} in the training targets, by the data's fingerprint, where it was kept."""
+        paths = {run.fingerprint: results.words_path(self.out, run.fingerprint) for run in self.runs}
+        return {mark: read_json(path, results.WORDS)["target_words"] for mark, path in paths.items() if path.exists()}
 
     def timings(self, runs: Iterable[Run]) -> list[Mapping[str, Any]]:
         """`timing.json` of the programs that trained any of the runs."""

@@ -1,22 +1,35 @@
 """The page of a study: what the template shows, as plain values and figures."""
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_jax import metrics, plots, report_table
+from attn_jax import plots, report_charts, report_maps, report_table
+from attn_jax.report_charts import Chart
 from attn_jax.report_data import Run, Section, Study, Variant, differing, show
-
-LENGTH_BINS = 8
-SENTENCES = 12
-"""Attention examples on the page."""
-
-AddFigure = Callable[[str, plots.Figure], str]
+from attn_jax.report_maps import Maps
 
 
-def page(study: Study) -> str:
-    """The page as one self-contained HTML text."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What is shown of a section besides its tables."""
+
+    section: Section
+    charts: Sequence[Chart]
+    maps: Maps
+
+
+def parts(study: Study) -> list[Part]:
+    """Charts and attention maps of every section."""
+    return [
+        Part(section, report_charts.charts(study, section), report_maps.collect(section)) for section in study.sections
+    ]
+
+
+def page(study: Study, shown: Sequence[Part]) -> str:
+    """The page as one self-contained HTML text; shown: its `parts`."""
     import jinja2
     from plotly.offline import get_plotlyjs
 
@@ -27,23 +40,33 @@ def page(study: Study) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures: dict[str, plots.Figure] = {}
-    sections = [_section(study, section, f"s{n}", figures) for n, section in enumerate(study.sections)]
-    # "<" is written as an escape so that no text of the data can end the script element.
-    data = json.dumps(figures, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    data = data.replace("<", "\\u003c")
+    figures = {f"s{n}-{chart.name}": chart.figure for n, part in enumerate(shown) for chart in part.charts}
+    sections = [_section(study, part, f"s{n}") for n, part in enumerate(shown)]
+    maps = {section["name"]: section["maps"] for section in sections if section["maps"]}
+    folder = Path(__file__).parent
     return environment.get_template("report_template.html").render(
         study=study,
         sections=sections,
         provenance=_provenance(study),
         programs=_programs(study),
+        palettes=list(zip(plots.PALETTE, plots.DARK_PALETTE, strict=True)),
         style=plots.style,
         show=show,
         show_p=report_table.show_p,
         signed=report_table.signed,
-        figures=data,
+        mark=report_table.mark,
+        figures=_as_script(figures),
+        maps=_as_script({"maps": maps, "template": plots.attention_map([], [], [])}),
+        css=(folder / "report.css").read_text(encoding="utf-8"),
+        script=(folder / "report.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
     )
+
+
+def _as_script(value: Any) -> str:
+    """JSON for a script element; "<" is written as an escape so that no text of the data can end the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 def _provenance(study: Study) -> list[tuple[str, list[str]]]:
@@ -78,13 +101,9 @@ def _programs(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def _section(study: Study, section: Section, name: str, figures: dict[str, plots.Figure]) -> dict[str, Any]:
-    """What the template shows of a data set; its figures go to `figures`, with ids that begin with `name`."""
-
-    def add(kind: str, figure: plots.Figure) -> str:
-        figures[f"{name}-{kind}"] = figure
-        return f"{name}-{kind}"
-
+def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
+    """What the template shows of a data set; the ids of its figures begin with `name`."""
+    section = part.section
     results = [run.result for run in section.done if run.result is not None]
     varying = differing([variant.config for variant in section.variants])
     rows = report_table.rows(study, section)
@@ -92,15 +111,17 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "name": name,
         "section": section,
         "rows": rows,
-        "columns": _columns(section, rows),
+        "columns": report_table.columns(section, rows),
         "others": list(dict.fromkeys(title for row in rows for title in row["others"])),
         "pairs": _pairs(section),
         "estimated": any(row["interval"]["text"] for row in rows),
         "tested": sum(test.p is not None for test in section.tests.values()) // 2,
         "sources": [row for row in rows if row["sources"]],
-        "figures": _figures(study, section, add),
-        "attention": _attention(section, add),
+        "figures": [(chart.title, chart.note, f"{name}-{chart.name}") for chart in part.charts],
+        "maps": report_maps.to_json(part.maps) if part.maps.maps else None,
+        "incomplete": part.maps.incomplete,
         "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],
+        "costs": _costs(study, section),
         "runs": [_run(section, variant, run) for variant in section.variants for run in variant.runs],
         "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.status != "finished"],
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
@@ -115,17 +136,19 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
     }
 
 
-def _columns(section: Section, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    columns = [
-        (f"{section.metric} ({section.split})", "mean"),
-        ("95 % interval", "interval"),
-        ("sd", "sd"),
-        ("seeds", "n"),
-        ("to the first row", "difference"),
-        ("p", "p"),
-        ("published", "published"),
+def _costs(study: Study, section: Section) -> list[dict[str, Any]]:
+    """Quality and cost of each variant, best first; None where a cost is not known."""
+    return [
+        {
+            "variant": variant,
+            "mean": summary.mean if summary is not None else None,
+            "seconds": report_table.seconds_of_a_run(study, variant),
+            "speed": report_table.speed_of_a_run(study, variant),
+            "parameters": report_table.parameters(study, variant),
+        }
+        for variant, summary in section.ranked
+        if variant.done
     ]
-    return [(title, key) for title, key in columns if any(row[key]["text"] for row in rows)]
 
 
 def _pairs(section: Section) -> dict[str, Any] | None:
@@ -146,115 +169,3 @@ def _run(section: Section, variant: Variant, run: Run) -> dict[str, Any]:
         "steps": (run.result or {}).get("steps"),
         "selected": (run.result or {}).get("selected_step"),
     }
-
-
-# -- figures ------------------------------------------------------------------------------------------------
-
-
-def _figures(study: Study, section: Section, add: AddFigure) -> list[tuple[str, str, str]]:
-    """(title, note, id) of every figure but the attention maps."""
-    title = f"{section.metric} ({section.split})"
-    ranked = [(variant, summary) for variant, summary in section.ranked if summary is not None]
-    figures = []
-    if ranked:
-        forest = plots.forest(
-            [(v.label, v.index, v.values(section.split, section.metric), s.mean, s.low, s.high) for v, s in ranked],
-            title,
-        )
-        figures.append((title, "dots: seeds; diamond: mean; bar: 95 % interval", add("forest", forest)))
-    for split, metric in [("train", "loss"), ("dev", "loss"), ("dev", _dev_metric(section))]:
-        series = [(v.label, v.index, [_history(run, split, metric) for run in v.done]) for v in section.variants]
-        if any(seed for _, _, seeds in series for seed in seeds):
-            curves = plots.curves(series, f"{split} {metric}", log=metric == "loss")
-            note = "mean over seeds; band: lowest to highest seed"
-            figures.append((f"{split} {metric}", note, add(f"{split}-{metric}", curves)))
-    binned = _by_length(section)
-    if binned:
-        metric, figure = binned
-        note = f"{metric} on {section.split}; the sentences of all seeds pooled"
-        figures.append(("Quality by source length", note, add("length", figure)))
-    speeds = [
-        (v.label, v.index, s.mean, s.low, s.high, speed, int((v.done[0].result or {})["parameters"]))
-        for v, s in ranked
-        if (speed := report_table.speed_of_a_run(study, v))
-    ]
-    if speeds:
-        note = "target tokens a second of one run while its program's runs train together"
-        figures.append(("Quality and speed", note, add("cost", plots.cost(speeds, "target tokens/s a run", title))))
-    return figures
-
-
-def _dev_metric(section: Section) -> str:
-    """The section's metric where it was recorded on dev, else token accuracy."""
-    recorded = any(section.metric in line for run in section.done for line in run.history if line["split"] == "dev")
-    return section.metric if recorded and section.metric != "loss" else "token_accuracy"
-
-
-def _history(run: Run, split: str, metric: str) -> dict[int, float]:
-    return {
-        int(line["step"]): float(line[metric])
-        for line in run.history
-        if line["split"] == split and isinstance(line.get(metric), int | float)
-    }
-
-
-def length_bins(lengths: Sequence[int], bins: int = LENGTH_BINS) -> list[tuple[int, int]]:
-    """Ranges (first, last) of lengths, at most `bins`, that hold about equally many sentences each."""
-    ranges: list[tuple[int, int]] = []
-    first, held = None, 0
-    for length in sorted(set(lengths)):
-        first = length if first is None else first
-        held += sum(own == length for own in lengths)
-        if held >= len(lengths) / bins:
-            ranges.append((first, length))
-            first, held = None, 0
-    if first is not None:
-        # What is left is too few for a range of its own.
-        start = ranges.pop()[0] if ranges else first
-        ranges.append((start, max(lengths)))
-    return ranges
-
-
-def _by_length(section: Section) -> tuple[str, plots.Figure] | None:
-    """The metric and the figure of quality by source length; None without predictions."""
-    metric = section.metric if section.metric in metrics.OUTPUT_METRICS else "exact_match"
-    lines = {v.index: [run.predictions(section.split) for run in v.done] for v in section.variants}
-    one = next((rows for seeds in lines.values() for rows in seeds if rows), None)
-    if one is None:
-        return None
-    bins = length_bins([row["source_length"] for row in one])
-    sizes = [sum(low <= row["source_length"] <= high for row in one) for low, high in bins]
-    series = []
-    for variant in section.variants:
-        options = metrics.options((variant.done[0].result or {}).get("signatures", {})) if variant.done else {}
-        pooled = [row for rows in lines[variant.index] for row in rows]
-        values: list[float | None] = []
-        for low, high in bins:
-            held = [row for row in pooled if low <= row["source_length"] <= high]
-            outputs, references = [row["prediction"] for row in held], [row["references"] for row in held]
-            values.append(metrics.score([metric], outputs, references, **options)[metric] if held else None)
-        series.append((variant.label, variant.index, values))
-    names = [f"{low}" if low == high else f"{low}-{high}" for low, high in bins]
-    return metric, plots.by_length(series, names, sizes, metric)
-
-
-def _attention(section: Section, add: AddFigure) -> list[dict[str, Any]]:
-    """Sentences, each with a map for every variant that attends: of its run with the lowest seed."""
-    sentences: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for variant in section.variants:
-        examples = next((found for run in variant.done if (found := run.attention())), [])
-        for example in examples:
-            source = tuple(example["source"])
-            if source not in sentences and len(sentences) == SENTENCES:
-                continue
-            figure = plots.attention_map(source, example["target"], example["weights"])
-            number = list(sentences).index(source) if source in sentences else len(sentences)
-            sentences.setdefault(source, []).append(
-                {
-                    "variant": variant,
-                    "output": " ".join(example["target"]),
-                    "id": add(f"attention-{number}-{variant.index}", figure),
-                    "width": 90 + 9 * max(map(len, example["target"]), default=0) + 20 * len(source),
-                }
-            )
-    return [{"source": " ".join(source), "maps": maps} for source, maps in sentences.items()]

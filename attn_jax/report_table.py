@@ -1,6 +1,7 @@
 """The main table of a study, best variant first: cells for the page, and a table for the console."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_jax import config as configs
@@ -82,8 +83,8 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
         row["published"] = _cell(text, figures[0]["value"]) if figures else _cell()
         row["sources"] = figures
         row["others"] = {f"{m} ({s})": _mean(variant, s, m) for s, m in _others(section)}
-        parameters = sorted({int(run.result["parameters"]) for run in variant.done if run.result})
-        row["parameters"] = _cell(f"{parameters[0]:,}", parameters[0]) if parameters else _cell()
+        size = parameters(study, variant)
+        row["parameters"] = _cell(f"{size:,}", size) if size is not None else _cell()
         speed = speed_of_a_run(study, variant)
         row["speed"] = _cell(f"{speed:,.0f}", speed) if speed else _cell()
         table.append(row)
@@ -202,6 +203,45 @@ def speed_of_a_run(study: Study, variant: Variant) -> float | None:
     totals = [(timing["target_tokens_per_second"], timing["runs"]) for timing in study.timings(variant.runs)]
     speeds = [total / runs for total, runs in totals if total and runs and math.isfinite(total)]
     return sum(speeds) / len(speeds) if speeds else None
+
+
+def seconds_of_a_run(study: Study, variant: Variant) -> float | None:
+    """Seconds of training of one run, as its share of its program's; None without a timing.
+
+    The mean over the programs that trained the variant's runs.
+    """
+    totals = [(timing.get("train_seconds"), timing["runs"]) for timing in study.timings(variant.runs)]
+    seconds = [total / runs for total, runs in totals if total and runs and math.isfinite(total)]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def parameters(study: Study, variant: Variant) -> int | None:
+    """Number of trained parameters; None without a result."""
+    return min((int(run.result["parameters"]) for run in variant.done if run.result), default=None)
+
+
+def columns(section: Section, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(title, key) of the columns of `rows` that say something, for the page and the files of tables."""
+    every = [
+        (f"{section.metric} ({section.split})", "mean"),
+        ("95 % interval", "interval"),
+        ("sd", "sd"),
+        ("seeds", "n"),
+        ("to the first row", "difference"),
+        ("p", "p"),
+        ("published", "published"),
+        ("parameters", "parameters"),
+        ("tokens/s a run", "speed"),
+    ]
+    return [(title, key) for title, key in every if any(row[key]["text"] for row in rows)]
+
+
+MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+
+
+def mark(p: float | None) -> str:
+    """Asterisks for a corrected p value: below 0.05 *, 0.01 **, 0.001 ***."""
+    return next((stars for limit, stars in MARKS if p is not None and p < limit), "")
 
 
 def published(study: Study, section: Section, variant: Variant) -> list[dict[str, Any]]:

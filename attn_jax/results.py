@@ -1,5 +1,6 @@
 """Results on disk: OUT/runs/<run id>/ and OUT/programs/<program id>/. `result.json`, written last, means done."""
 
+import collections
 import contextlib
 import fcntl
 import functools
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 from attn_jax import config as configs
 from attn_jax.config import Config
+from attn_jax.data.reading import words
 from attn_jax.errors import UserError
 from attn_jax.events import Events
 
@@ -53,7 +55,16 @@ TIMES: Kinds = dict.fromkeys(
 )
 """What else may be in a timing."""
 
-MAP: Kinds = {"source": list[str], "target": list[str], "weights": list[list[float | int]]}
+MAP: Kinds = {
+    "source": list[str],
+    "target": list[str],
+    "weights": list[list[float | int]] | list[list[list[float | int]]],
+}
+"""Attention on an example: weights [T][S], of a score with heads [N][T][S]."""
+
+WORDS: Kinds = {"name": str, "target_words": dict[str, int]}
+"""What is kept of a data set, by its fingerprint: how often each word stands in the targets of its training split."""
+
 STUDY: Kinds = {
     "titles": list[str],
     "commands": list[str],
@@ -292,6 +303,14 @@ class Output:
         write_json(folder / "config.json", configs.to_dict(config))
         return Log(folder / "metrics.jsonl", step)
 
+    def keep_words(self, name: str, fingerprint: str, targets: Iterable[str]) -> None:
+        """Writes how often each word stands in the training targets of a data set, once for all of its runs."""
+        path = words_path(self.path, fingerprint)
+        if not path.exists():
+            counts = collections.Counter(word for target in targets for word in words(target))
+            value = {"name": name, "target_words": dict(counts.most_common())}
+            write_text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+
     def programs(self) -> dict[str, list[str]]:
         """The members of every program that was ever begun, in their order, by the program's id.
 
@@ -372,6 +391,11 @@ def _rounded(value: float) -> float | None:
     """Seven significant digits; JSON has no NaN or infinity."""
     value = float(value)
     return float(f"{value:.7g}") if value - value == 0 else None
+
+
+def words_path(out: Path, fingerprint: str) -> Path:
+    """The file of `Output.keep_words`."""
+    return out / "data" / f"{fingerprint}.json"
 
 
 def write_predictions(

@@ -65,7 +65,7 @@ def run(
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
 ) -> Path:
-    """Trains every variant with every seed that has no result yet, and writes results.csv and report.html.
+    """Trains every variant with every seed that has no result yet, and writes what `report.build` does.
 
     Several processes may do so in one directory at a time: each program is trained by one of them, and each waits for
     the runs that another has in hand. reference: published figures to be shown beside ours, [{"dataset", "variant":

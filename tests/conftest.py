@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +36,14 @@ def x64() -> Iterator[None]:
     """Double precision inside the test that asks for it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_figures() -> Iterator[Callable[..., None]]:
+    """Leaves out the files of `figures/`: drawing takes longer than the tiny studies of tests. What would draw them."""
+    from attn_jax import report
+
+    draw = report.write_figures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_figures", lambda folder, shown: None)
+        yield draw

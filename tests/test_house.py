@@ -20,8 +20,8 @@ ROOMS = """
     data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
-    sweep translator reuse signflip stats ranking bootstrap factors effects
-    plots report_data report_table report_page report progress study
+    sweep translator reuse signflip stats ranking bootstrap factors effects breakdown plots figure_files
+    report_data report_table report_export report_charts report_maps report_page report progress study
     cli_parsers cli_help cli_study cli
     __init__
 """
@@ -101,5 +101,14 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     loaded = {name.partition(".")[0] for name in json.loads(output)}
     assert "attn_jax" in loaded
-    heavy = {"tensorflow", "tensorflow_datasets", "orbax", "scipy", "plotly", "sacrebleu", "sentencepiece"}
+    heavy = {
+        "tensorflow",
+        "tensorflow_datasets",
+        "orbax",
+        "scipy",
+        "plotly",
+        "matplotlib",
+        "sacrebleu",
+        "sentencepiece",
+    }
     assert loaded & heavy == set()

@@ -1,192 +1,32 @@
 """The report against hand-computed figures, over result files made here with known numbers."""
 
 import csv
-import html.parser
-import itertools
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_study import VALUES, Page, fake_run, three_scores, write_json
 from scipy import stats as reference
 
-from attn_jax import plots, report
-from attn_jax.config import Config, override, run_id, to_dict
+from attn_jax import report
+from attn_jax.config import Config, override, to_dict
 from attn_jax.errors import UserError
 from attn_jax.report_data import labels, load
-from attn_jax.report_page import length_bins, page
 from attn_jax.report_table import rows, signed
 from attn_jax.results import read_lines
-
-SENTENCES = [
-    ("list job use languageid0", "job ( ANS ) , language ( ANS , languageid0 )"),
-    ("what job are avail", "job ( ANS )"),
-    ("everyth", "job ( ANS )"),
-    ("what job in locid0 requir no experi", "job ( ANS ) , loc ( ANS , locid0 ) , \\+ req_exp ( ANS )"),
-    ("show <unk> & </script><b>$0</b>", "job ( ANS ) , title ( ANS , titleid0 )"),
-    ("job on platformid0 in locid0 that pay num_salary", "job ( ANS ) , loc ( ANS , locid0 )"),
-]
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
-
-
-def fake_run(
-    out: Path,
-    changes: dict[str, Any],
-    value: float | None,
-    *,
-    metric: str = "exact_match",
-    stopped: dict[str, Any] | None = None,
-    done: bool = True,
-    steps: int = 400,
-    wrong: int = 1,
-    fingerprint: str = "f",
-) -> str:
-    """Writes one run's result files; `value` is its test value, `wrong` how many predictions differ."""
-    config = override(Config(), {"data.dataset": "semantic_parsing/jobs"} | changes)
-    name, rng = run_id(config, fingerprint), np.random.default_rng(config.seed)
-    folder = out / "runs" / name
-    write_json(folder / "config.json", to_dict(config))
-    write_json(folder / "data.json", {"name": config.data.dataset, "fingerprint": fingerprint})
-    lines: list[dict[str, Any]] = []
-    for step in range(20, steps + 1, 20):
-        loss = 3 * math.exp(-step / 120) + 0.1 + 0.02 * rng.random()
-        lines.append({"step": step, "epoch": step / 25, "split": "train", "loss": loss, "learning_rate": 1e-3})
-        if step % 100 == 0:
-            dev = {"loss": loss + 0.2, "perplexity": math.exp(loss + 0.2), "token_accuracy": 90.0}
-            accuracy = (value or 50.0) * (1 - math.exp(-step / 90))
-            lines.append({"step": step, "epoch": step / 25, "split": "dev", **dev, metric: accuracy})
-    write_lines(folder / "metrics.jsonl", lines)
-    if not done:
-        return name
-    test = {} if value is None else {metric: value, "token_accuracy": 97.5, "loss": 0.31}
-    write_lines(
-        folder / "predictions.test.jsonl",
-        [
-            {
-                "source": source,
-                "references": [target],
-                "prediction": target if i >= wrong else target + " , job",
-                "source_length": len(source.split()),
-                "target_length": len(target.split()),
-            }
-            for i, (source, target) in enumerate(SENTENCES)
-        ],
-    )
-    if config.score.name != "none":
-        examples = []
-        for source, target in SENTENCES[:5]:
-            weights = rng.dirichlet(np.full(len(source.split()), 0.3), size=len(target.split()))
-            example = {"source": source.split(), "target": target.split(), "weights": weights.tolist()}
-            examples.append(example)
-        write_json(folder / "attention.json", {"examples": examples})
-    write_json(
-        folder / "result.json",
-        {
-            "run_id": name,
-            "dataset": {
-                "name": config.data.dataset,
-                "fingerprint": fingerprint,
-                "sizes": {"train": 500, "test": 140},
-                "notes": ["80 of 140 test lines also occur in train."],
-                "metric": metric,
-                "citation": "Dong & Lapata (2016)",
-                "licence": "MIT",
-            },
-            "metrics": {"test": test, "dev": {} if value is None else {metric: value + 1}},
-            "signatures": {metric: "exact_match|norm:logic|nrefs:1"},
-            "selected_step": 300,
-            "steps": steps,
-            "parameters": 123456 if config.score.name == "none" else 234567,
-            "stopped": stopped,
-            "program": "p-" + config.score.name,
-            "versions": {"jax": "0.10.2", "flax": "0.12.8"},
-            "device": "cpu (2 cores)",
-            "git": "0123abc",
-        },
-    )
-    return name
-
-
-def fake_program(out: Path, name: str, members: list[str], speed: float) -> None:
-    write_json(out / "programs" / name / "program.json", {"members": members})
-    timing = {"compile_seconds": 4.2, "train_seconds": 61.0, "steps": 400, "steps_per_second": 6.5}
-    timing |= {"target_tokens_per_second": speed, "padding": 0.08, "runs": len(members), "masked_work": 0.0}
-    write_json(out / "programs" / name / "timing.json", timing)
-
-
-VALUES = {"none": [78.6, 77.1, 80.0], "dot": [88.6, 85.0, 86.4], "general": [85.7, 85.0, 87.1]}
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Three scores, three seeds."""
-    folder = tmp_path / "jobs"
-    names = []
-    for score, values in VALUES.items():
-        members = [fake_run(folder, {"score": score, "seed": seed}, value) for seed, value in enumerate(values)]
-        fake_program(folder, f"p-{score}", members, {"none": 9000.0, "dot": 8000.0, "general": 7500.0}[score])
-        names += members
-    figure = {
-        "variant": {"score": "dot"},
-        "metric": "exact_match",
-        "value": 87.1,
-        "source": "Dong (2016), table 2",
-    }
-    study = {
-        "titles": ["Scores on JOBS"],
-        "commands": ["compare --scores=none,dot"],
-        "reference": [figure],
-        "runs": names,
-    }
-    write_json(folder / "study.json", study)
-    return folder
+    return three_scores(tmp_path / "jobs")
 
 
 def read_csv(out: Path) -> list[dict[str, str]]:
     with (out / "results.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-class Page(html.parser.HTMLParser):
-    """What the page refers to, its figures, and its text."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.addresses: list[str] = []
-        self.places: list[str] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.figures: dict[str, Any] = {}
-        self._inside = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.tags.append(tag)
-        self.addresses += [str(values[key]) for key in ("src", "href", "action") if key in values]
-        self.places += [str(values["data-figure"])] if "data-figure" in values else []
-        self._inside = "figures" if values.get("id") == "figures" else tag
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "figures":
-            self.figures = json.loads(data)
-        elif self._inside not in ("script", "style"):
-            self.words.append(data)
 
 
 # -- results.csv --------------------------------------------------------------------------------------------
@@ -440,135 +280,6 @@ def test_runs_outside_the_study_are_left_out_and_said(out: Path) -> None:
     (out / "study.json").unlink()
     report.build(out)
     assert other in {line["run_id"] for line in read_csv(out)}
-
-
-# -- the page -----------------------------------------------------------------------------------------------
-
-
-def test_page_is_whole_and_refers_to_nothing_outside(out: Path) -> None:
-    report.build(out)
-    seen = Page(out / "report.html")
-    assert seen.addresses == ["data:,"]
-    assert len(seen.places) == len(set(seen.places))
-    assert set(seen.places) == set(seen.figures)
-    assert {place.split("-", 1)[1] for place in seen.places if "attention" not in place} == {
-        "forest", "train-loss", "dev-loss", "dev-exact_match", "length", "cost",
-    }  # fmt: skip
-    for piece in ("Scores on JOBS", "compare --scores=none,dot", "0123abc", "cpu (2 cores)", "jax 0.10.2"):
-        assert piece in seen.text
-    for piece in ("norm:logic", "80 of 140 test lines", "Dong & Lapata (2016)", "Published, dot: 87.10"):
-        assert piece in seen.text
-    before = (out / "report.html").read_bytes(), (out / "results.csv").read_bytes()
-    report.build(out)
-    assert before == ((out / "report.html").read_bytes(), (out / "results.csv").read_bytes())
-
-
-def test_figures_are_valid_plotly(out: Path) -> None:
-    import plotly.graph_objects as go
-
-    report.build(out)
-    for figure in Page(out / "report.html").figures.values():
-        go.Figure(figure)  # raises ValueError on a property that does not exist
-
-
-def test_attention_is_of_the_same_sentence_and_says_where_there_is_none(out: Path) -> None:
-    report.build(out)
-    seen = Page(out / "report.html")
-    assert "No attention: none." in seen.text
-    maps = [place for place in seen.places if place.startswith("s0-attention-0-")]
-    assert maps == ["s0-attention-0-1", "s0-attention-0-2"]
-    for place, variant in zip(maps, load(out).sections[0].variants[1:], strict=True):
-        (example, *_) = json.loads((variant.runs[0].folder / "attention.json").read_text())["examples"]
-        heat, layout = seen.figures[place]["data"][0], seen.figures[place]["layout"]
-        np.testing.assert_allclose(heat["z"], example["weights"], atol=5e-5)
-        assert layout["xaxis"]["ticktext"] == example["source"] == SENTENCES[0][0].split()
-        assert layout["yaxis"]["ticktext"] == example["target"]
-
-
-def test_text_of_the_data_cannot_become_markup(out: Path) -> None:
-    report.build(out)
-    seen = Page(out / "report.html")
-    assert seen.tags.count("script") == 3
-    assert "b" not in seen.tags
-    assert "show <unk> & </script><b>$0</b>" in seen.text
-    ticks = seen.figures["s0-attention-4-1"]["layout"]["xaxis"]["ticktext"]
-    assert ticks == ["show", "&lt;unk&gt;", "&amp;", "&lt;/script&gt;&lt;b&gt;$0&lt;/b&gt;"]
-
-
-def test_only_score_none_has_no_attention_part(tmp_path: Path) -> None:
-    fake_run(tmp_path, {"score": "none"}, 70.0)
-    report.build(tmp_path)
-    assert "Attention on" not in Page(tmp_path / "report.html").text
-
-
-def test_curves_are_mean_and_range_over_seeds(out: Path) -> None:
-    report.build(out)
-    figure = Page(out / "report.html").figures["s0-dev-exact_match"]
-    line = next(trace for trace in figure["data"] if trace.get("name") == "dot")
-    low, high = [trace["y"] for trace in figure["data"] if trace["legendgroup"] == "1" and "name" not in trace]
-    growth = 1 - np.exp(-np.array([100, 200, 300, 400]) / 90)
-    np.testing.assert_allclose(line["x"], [100, 200, 300, 400])
-    np.testing.assert_allclose(line["y"], np.mean(VALUES["dot"]) * growth)
-    np.testing.assert_allclose(low, min(VALUES["dot"]) * growth)
-    np.testing.assert_allclose(high, max(VALUES["dot"]) * growth)
-
-
-def test_long_curves_are_averaged_over_equal_stretches() -> None:
-    seeds = [{step: float(step + offset) for step in range(1, 1001)} for offset in (0, 10)]
-    figure = plots.curves([("a", 0, seeds)], "loss", points=100)
-    line = figure["data"][-1]
-    assert 90 <= len(line["x"]) <= 101
-    np.testing.assert_allclose(line["y"], np.array(line["x"]) + 5, atol=0.06)
-    assert sum(trace.get("fill") == "tonexty" for trace in figure["data"]) == 1
-
-
-def test_quality_by_length_is_the_share_of_right_sentences(tmp_path: Path) -> None:
-    # Three sentences have 4 words; two of them are wrong with one of the two seeds: 4 of 6 are right.
-    fake_run(tmp_path, {"seed": 0}, 83.3, wrong=0)
-    fake_run(tmp_path, {"seed": 1}, 66.7, wrong=2)
-    report.build(tmp_path)
-    (line,) = Page(tmp_path / "report.html").figures["s0-length"]["data"]
-    assert line["x"] == ["1", "4", "7", "8"]
-    assert line["customdata"] == [1, 3, 1, 1]
-    assert line["y"] == pytest.approx([100.0, 400 / 6, 100.0, 100.0])
-
-
-def test_quality_by_length_is_scored_as_the_table_is(tmp_path: Path) -> None:
-    # A missing closing bracket is right under norm:logic, which the stored signature names.
-    name = fake_run(tmp_path, {}, 100.0, wrong=0)
-    path = tmp_path / "runs" / name / "predictions.test.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    write_lines(path, [line | {"prediction": line["prediction"].removesuffix(" )")} for line in lines])
-    report.build(tmp_path)
-    assert set(Page(tmp_path / "report.html").figures["s0-length"]["data"][0]["y"]) == {100.0}
-
-
-@pytest.mark.parametrize("lengths", [[3], [5, 5, 5], list(range(1, 100)), [1] * 50 + [2, 3, 9], [1, 2, 3, 4, 100]])
-def test_length_bins_cover_every_length_once(lengths: list[int]) -> None:
-    bins = length_bins(lengths)
-    assert len(bins) <= 8
-    assert [sum(low <= length <= high for low, high in bins) for length in lengths] == [1] * len(lengths)
-    assert all(one[1] < other[0] for one, other in itertools.pairwise(bins))
-
-
-def test_many_variants_and_two_data_sets(tmp_path: Path) -> None:
-    for number in range(14):
-        fake_run(tmp_path, {"optim.learning_rate": 0.001 * (number + 1)}, 60.0 + number)
-    for score in ("dot", "none"):
-        fake_run(tmp_path, {"data.dataset": "scan/simple", "score": score}, 99.0)
-    report.build(tmp_path)
-    study = load(tmp_path)
-    assert {section.dataset: len(section.variants) for section in study.sections} == {
-        "semantic_parsing/jobs": 14,
-        "scan/simple": 2,
-    }
-    assert len({plots.style(index) for index in range(14)}) == 14
-    for section in study.sections:
-        assert "learning_rate" not in section.variants[0].label or section.dataset == "semantic_parsing/jobs"
-    seen = Page(tmp_path / "report.html")
-    assert {place.split("-")[0] for place in seen.places} == {"s0", "s1"}
-    assert report.table_text(tmp_path).count("exact_match (test)") == 2
-    assert page(study).count("Plotly.newPlot(place") == 1
 
 
 # -- files that are wrong -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import SENTENCES, fake_run, write_lines
+from fake_study import SENTENCES, fake_run, write_lines
 
 from attn_jax import stats
 from attn_jax.errors import UserError

@@ -89,6 +89,9 @@ def test_files_of_a_run(out):
     assert timing["steps_per_second"] > 0
     data = json.loads((folder / "data.json").read_text())
     assert data == {"name": "toy/letters", "fingerprint": tiny.dataset().fingerprint}
+    words = [word for example in tiny.dataset().splits["train"] for word in example.target.split()]
+    kept = json.loads((out / "data" / f"{tiny.dataset().fingerprint}.json").read_text())
+    assert kept == {"name": "toy/letters", "target_words": {word: words.count(word) for word in set(words)}}
 
 
 def test_the_parameters_with_the_best_dev_value_are_tested(out):
