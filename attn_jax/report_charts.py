@@ -1,8 +1,9 @@
 """The charts of a data set's results: what the page shows and `figures/` holds."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def _by_lengths(section: Section) -> list[Chart]:
         for variant in section.variants:
             lengths = np.array([row[key] for row in lines[variant.index]], int)
             values = [
-                _pooled(metric, statistics[variant.index][held], _options(variant)) if held.any() else None
+                _pooled(metric, statistics[variant.index][held]) if held.any() else None
                 for low, high in bins
                 for held in [(low <= lengths) & (lengths <= high)]
             ]
@@ -120,11 +121,10 @@ def _by_lengths(section: Section) -> list[Chart]:
     return found
 
 
-def _pooled(metric: str, statistics: np.ndarray, options: Mapping[str, str]) -> float | None:
+def _pooled(metric: str, statistics: np.ndarray) -> float | None:
     """The metric of sentences; None where it has nothing to divide by."""
-    totals = statistics.sum(axis=0)
-    empty = metric not in ("bleu", "chrf") and totals[1] == 0
-    return None if empty else metrics.aggregate(metric, totals, **options)
+    value = float(metrics.aggregates(metric, statistics.sum(axis=0)[None])[0])
+    return None if math.isnan(value) else value
 
 
 def _by_frequency(study: Study, section: Section) -> Chart | None:

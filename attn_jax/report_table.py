@@ -99,7 +99,7 @@ def _beside(section: Section, variant: Variant, first: Variant, test: Compared |
         row["effect"] = _cell() if test.effect is None else _cell(signed(test.effect), test.effect)
     if variant is not first:
         names = section.factors(variant, first)
-        row["factors"] = _cell(f"{len(names)}: {', '.join(names)}", len(names))
+        row["factors"] = _cell(", ".join(names), len(names))
     ranks = section.ranks.get(variant.index)
     if ranks is not None:
         text = str(ranks.first) if ranks.first == ranks.last else f"{ranks.first}-{ranks.last}"
@@ -220,20 +220,29 @@ def parameters(study: Study, variant: Variant) -> int | None:
     return min((int(run.result["parameters"]) for run in variant.done if run.result), default=None)
 
 
-def columns(section: Section, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(title, key) of the columns of `rows` that say something, for the page and the files of tables."""
-    every = [
-        (f"{section.metric} ({section.split})", "mean"),
-        ("95 % interval", "interval"),
-        ("sd", "sd"),
-        ("seeds", "n"),
-        ("to the first row", "difference"),
-        ("p", "p"),
-        ("published", "published"),
-        ("parameters", "parameters"),
-        ("tokens/s a run", "speed"),
-    ]
-    return [(title, key) for title, key in every if any(row[key]["text"] for row in rows)]
+def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool = False) -> list[tuple[str, str]]:
+    """(title, key) of the columns of `rows` that say something, for the files of tables; every: for the page."""
+    titles = {
+        "mean": f"{section.metric} ({section.split})",
+        "interval": "95 % interval",
+        "sd": "sd",
+        "n": "seeds",
+        "ranks": "rank",
+        "difference": "to the first row",
+        "p": "p",
+        "flip": "p, sign-flip",
+        "effect": "effect",
+        "factors": "differs in",
+        "published": "published",
+        "parameters": "parameters",
+        "speed": "tokens/s a run",
+    }
+    said = {key for key in titles if any(row[key]["text"] for row in rows)}
+    if not every:
+        said -= {"ranks", "flip", "effect", "factors"}
+    elif not any((row["factors"]["value"] or 0) > 1 for row in rows):
+        said.discard("factors")  # Where each row differs in one choice, its name says in which.
+    return [(title, key) for key, title in titles.items() if key in said]
 
 
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))

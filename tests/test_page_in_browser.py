@@ -175,9 +175,9 @@ def test_nothing_is_wider_than_the_window(chromium: browser.Browser, study: Path
     chromium.eval("document.querySelectorAll('details').forEach(d => d.open = true)")
     places = chromium.eval("document.querySelectorAll('[data-figure], .viewer').length")
     for place in range(places):
-        chromium.eval(f"document.querySelectorAll('[data-figure], .viewer')[{place}].scrollIntoView()")
-    chromium.until("[...document.querySelectorAll('[data-figure]')].every(p => p.querySelector('.main-svg'))")
-    chromium.until("document.querySelector('.viewer .main-svg')")
+        one = f"document.querySelectorAll('[data-figure], .viewer')[{place}]"
+        chromium.eval(f"{one}.scrollIntoView()")
+        chromium.until(f"{one}.querySelector('.main-svg') !== null")
     assert chromium.eval("document.documentElement.scrollWidth") <= width
     # What is wider scrolls in a box of its own, and no chart sticks out of its place.
     wide = chromium.eval(

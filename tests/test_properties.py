@@ -225,7 +225,7 @@ def test_bfloat16_stays_finite_for_all_pairs(row):
 )
 def test_a_few_reversed_sequences_are_learnt_by_heart(axis, value):
     row = next(filter(covering.legal, covering.singles(axis, value)))
-    sizes = {"embedding.size": 16, "decoder.size": 32, "encoder.size": 32 if "bi" not in row else 16, "window.width": 2}
+    sizes = {"embedding.size": 32, "decoder.size": 32, "encoder.size": 32 if "bi" not in row else 16, "window.width": 2}
     training = {"train.steps": 300, "train.batch_size": 8, "optim.learning_rate": 0.01, "init": "glorot"}
     config = tiny.changed(covering.config_of(row), sizes | training)
     corpus = encode(tiny.dataset(train=8), config)

@@ -62,7 +62,7 @@ def test_table_says_what_stands_beside_the_t_test(scores: Section) -> None:
     assert (first["flip"]["text"], first["effect"]["text"], first["factors"]["text"]) == ("", "", "")
     # Three pairs: 3 * 2 / 2^7 is the first smallest p below 0.05.
     assert second["flip"]["text"] == "needs 7 seeds"
-    assert third["factors"]["text"] == "1: score.name"
+    assert third["factors"]["text"] == "score.name"
     values = {v.label: v.values("test", "exact_match") for v in scores.variants}
     test = stats.paired(values["none"], values["dot"])
     assert test is not None
