@@ -79,6 +79,9 @@ def _description(flag: flags.Flag) -> list[str]:
     allowed: Iterable[str] = parser.allowed() if hasattr(parser, "allowed") else getattr(parser, "enum_values", ())
     if allowed := list(allowed):
         lines.append(f"{'any' if isinstance(parser, flags.ListParser) else 'one'} of: {', '.join(allowed)}")
+    if described := parser.described() if hasattr(parser, "described") else {}:
+        lines.append("sweeps with a name:")
+        lines += [f"{name}: {meaning}" for name, meaning in described.items()]
     return lines
 
 

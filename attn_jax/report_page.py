@@ -7,6 +7,7 @@ from typing import Any
 
 from attn_jax import metrics, plots, report_table
 from attn_jax.report_data import Run, Section, Study, Variant, differing, show
+from attn_jax.report_tuning import tuning_note, tuning_rows
 
 LENGTH_BINS = 8
 SENTENCES = 12
@@ -98,6 +99,8 @@ def _section(study: Study, section: Section, name: str, figures: dict[str, plots
         "estimated": any(row["interval"]["text"] for row in rows),
         "tested": sum(test.p is not None for test in section.tests.values()) // 2,
         "sources": [row for row in rows if row["sources"]],
+        "tuning": tuning_rows(section),
+        "tuning_note": tuning_note(section) if section.tuned else "",
         "figures": _figures(study, section, add),
         "attention": _attention(section, add),
         "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],

@@ -14,10 +14,11 @@ for both.
 --set and --sweep change the configuration of both variants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_jax import cli, cli_study, sweep
+from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 EPOCHS = {"geo": {"dot": 90, "none": 160}, "jobs": {"dot": 95, "none": 95}}
@@ -35,17 +36,21 @@ def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
     axes, changes = cli_study.sweeps(), cli_study.overrides()
-    _refuse_own(axes, changes)
+    choices = cli_study.choices(axes)
+    _refuse_own(combinators.paths([*choices, cli_study.tuned()]), changes)
     corpora = cli_study.corpora()
     dataset = f"semantic_parsing/{flags.dataset}"
     epochs = EPOCHS[flags.dataset]
-    variants = [
-        variant
-        for score, count in epochs.items()
-        for variant in sweep.variants(
-            corpora.dataset(dataset), {"score.name": score, "train.epochs": count, **changes}, axes
-        )
-    ]
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for score, count in epochs.items()
+            for variant in sweep.variants(
+                corpora.dataset(dataset), {"score.name": score, "train.epochs": count, **changes, **tuned}, choices
+            )
+        ]
+
     reference = [
         {
             "dataset": dataset,
@@ -63,12 +68,12 @@ def main() -> None:
     cli_study.conduct(variants, corpora, title="Dong and Lapata (2016)", reference=reference)
 
 
-def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+def _refuse_own(compared: Sequence[str], changes: Mapping[str, Any]) -> None:
     """Raises UserError on another choice of what makes the two variants."""
-    if "score.name" in {*axes, *changes}:
+    if "score.name" in {*compared, *changes}:
         raise UserError("score: this experiment compares dot with none; compare others with compare_scores.py")
-    if "train.epochs" in axes:
-        raise UserError("--sweep=train.epochs: the publication's epochs differ by variant; set one number by --epochs")
+    if "train.epochs" in compared:
+        raise UserError("train.epochs: the publication's epochs differ by variant; set one number by --epochs")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ the decoder is fed its own symbols it goes on to the true length.
 --cells names the cells to train. --set and --sweep change the configuration of all variants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
-from attn_jax import cli, cli_study, sweep
+from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 CONFIGURATION = {
@@ -67,20 +68,24 @@ def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     flags = cli.FLAGS
     axes, changes = cli_study.sweeps(), cli_study.overrides()
-    _refuse_own(axes, changes)
     cells = axes.pop("cell.name", None) or sorted({cell for cell, _ in PUBLISHED[flags.dataset]})
+    choices = cli_study.choices(axes)
+    _refuse_own({*combinators.paths([*choices, cli_study.tuned()]), *changes})
     corpora = cli_study.corpora()
     dataset = f"scan/{flags.dataset}"
-    variants = [
-        variant
-        for cell in cells
-        for score, own in SCORES[cell].items()
-        for variant in sweep.variants(
-            corpora.dataset(dataset),
-            {**CONFIGURATION, "cell.name": cell, "score.name": score, **own, **changes},
-            axes,
-        )
-    ]
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for cell in cells
+            for score, own in SCORES[cell].items()
+            for variant in sweep.variants(
+                corpora.dataset(dataset),
+                {**CONFIGURATION, "cell.name": cell, "score.name": score, **own, **changes, **tuned},
+                choices,
+            )
+        ]
+
     reference = [
         {
             "dataset": dataset,
@@ -95,12 +100,12 @@ def main() -> None:
     cli_study.conduct(variants, corpora, title="Lake and Baroni (2018)", reference=reference)
 
 
-def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+def _refuse_own(chosen: Set[str]) -> None:
     """Raises UserError on another choice of what makes the variants."""
-    if "score.name" in {*axes, *changes}:
+    if "score.name" in chosen:
         raise UserError("score: this experiment has its own; compare others with compare_scores.py")
-    if "cell.name" in changes:
-        raise UserError("--set=cell: name the cells by --cells")
+    if "cell.name" in chosen:
+        raise UserError("cell: name the cells by --cells")
 
 
 if __name__ == "__main__":

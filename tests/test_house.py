@@ -20,7 +20,8 @@ ROOMS = """
     data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
-    sweep translator reuse stats plots report_data report_table report_page report progress study
+    combinators sweep translator reuse stats plots tuned
+    report_data report_table report_tuning report_page report progress study tuning forecast
     cli_parsers cli_help cli_study cli
     __init__
 """
