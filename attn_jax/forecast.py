@@ -1,17 +1,20 @@
 """What a study would do and how long it would take, told without training: variants, groups, programs, an estimate.
 
-Nothing is written to the output directory. The speed of a group comes from what the directory has of it (timing.json);
-else a few real steps of it are timed, whose compilation the study itself then finds in the cache of compiled programs.
+Nothing is written to the output directory. The speed of a group comes from what the directory has of it (timing.json).
+Of the other groups the one with the fewest and the one with the most multiplications are timed for a few real steps,
+whose compilation the study itself then finds in the cache of compiled programs; between them speed is interpolated.
 """
 
 import dataclasses
 import io
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from attn_jax import config as configs
 from attn_jax import results, tuning
@@ -23,8 +26,9 @@ from attn_jax.progression import Schedule
 from attn_jax.report_data import labels
 from attn_jax.results import Output
 from attn_jax.seq2seq import Model
+from attn_jax.shapes import Array, Params
 from attn_jax.study import Corpora, Members, outlined
-from attn_jax.training import Trainer, steps_of
+from attn_jax.training import Trainer, batch_loss, steps_of
 
 TIMED_SECONDS = 1.0
 """Steps of a group are timed for about so long, after its compilation."""
@@ -41,12 +45,10 @@ _INDIFFERENT = ("train.steps", "train.epochs", "train.eval_every", "train.select
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Seconds of a step of a number of runs together, and of compiling it; whether timed now or read."""
+    """Seconds of a step for each run of a program, and of compiling it."""
 
     seconds: float
     compile: float
-    runs: int
-    measured: bool
 
 
 def of_study(
@@ -110,7 +112,7 @@ class _Teller:
 
     def __init__(self, output: Output, size: int, mesh: MeshShape | None):
         self.output, self.size, self.mesh = output, size, mesh
-        self.total, self.measured = 0.0, 0
+        self.total, self.timed, self.interpolated = 0.0, 0, 0
         self.speeds = _recorded(output)
 
     def tell(self, members: Members, corpora: Corpora) -> None:
@@ -139,12 +141,14 @@ class _Teller:
             f"{len(plan)} program(s) to train",
             flush=True,
         )
+        self._learn({name: [members.runs[run_id] for run_id in ids] for name, ids in plan.items()}, corpora)
         programs = []
         for name, ids in plan.items():
             runs = [members.runs[run_id] for run_id in ids]
             step, steps, seconds = self._estimated(name, runs, corpora.corpus(runs[0]))
             self.total += seconds
-            shown = ", ".join(dict.fromkeys(names[dataclasses.replace(run, seed=0)] for run in runs))
+            shown, *more = dict.fromkeys(names[dataclasses.replace(run, seed=0)] for run in runs)
+            shown += f" and {len(more)} more" if more else ""
             state = f"from step {step:,}" if step else "begun" if self.output.program(name).exists() else "new"
             group = groups[configs.structure(runs[0])]
             seeds = sorted({run.seed for run in runs})
@@ -155,21 +159,36 @@ class _Teller:
 
     def conclude(self) -> None:
         """Prints the estimate."""
-        basis = f"{self.measured} group(s) timed here for a moment" if self.measured else "as timed in the directory"
-        text = f"about {clock(self.total)}, one program after another ({basis}; less where runs stop early)"
+        basis = [f"{self.timed} group(s) timed for a moment"] * bool(self.timed)
+        basis += [f"{self.interpolated} by their multiplications"] * bool(self.interpolated)
+        told = ", ".join(basis) or "by what is timed in the directory"
+        text = f"about {clock(self.total)}, one program after another ({told}; less where runs stop early)"
         print(f"\n{text if self.total else 'nothing to train'}; nothing was written to {self.output.path}")
+
+    def _learn(self, programs: Mapping[str, Sequence[Config]], corpora: Corpora) -> None:
+        """Finds the speed of every group that is not known: times two of them and interpolates."""
+        unknown = {speed_key(runs[0]): runs for runs in programs.values() if speed_key(runs[0]) not in self.speeds}
+        if not unknown:
+            return
+        costs = {key: multiplications(runs[0], corpora.corpus(runs[0])) for key, runs in unknown.items()}
+        ends = list(dict.fromkeys([min(costs, key=costs.__getitem__), max(costs, key=costs.__getitem__)]))
+        for key in ends:
+            self.speeds[key] = timed(unknown[key], corpora.corpus(unknown[key][0]), self.mesh)
+        low, high = (self.speeds[key] for key in (ends[0], ends[-1]))
+        for key in unknown.keys() - set(ends):
+            share = (costs[key] - costs[ends[0]]) / max(1.0, costs[ends[-1]] - costs[ends[0]])
+            self.speeds[key] = Speed(
+                low.seconds + share * (high.seconds - low.seconds), low.compile + share * (high.compile - low.compile)
+            )
+        self.timed, self.interpolated = self.timed + len(ends), self.interpolated + len(unknown) - len(ends)
 
     def _estimated(self, name: str, runs: Sequence[Config], corpus: Corpus) -> tuple[int, int, float]:
         """Step at which a program would go on, its last step, and the seconds until its results are there."""
-        config, key = runs[0], speed_key(runs[0])
+        config, speed = runs[0], self.speeds[speed_key(runs[0])]
         batch = config.train.batch_size
         per_epoch = len(corpus.encoded["train"]) / batch
         steps, step = steps_of(config, per_epoch), _saved_step(self.output, name)
-        if key not in self.speeds:
-            self.speeds[key] = timed(runs, corpus, self.mesh)
-            self.measured += 1
-        speed = self.speeds[key]
-        seconds = speed.seconds * len(runs) / speed.runs
+        seconds = speed.seconds * len(runs)
         sizes = {split: len(pairs) for split, pairs in corpus.encoded.items() if split != "train"}
         evaluations = (steps - step) // (config.train.eval_every or max(1, int(per_epoch)))
         sentences = sum(sizes.values()) + sizes.get("dev", 0) * evaluations
@@ -201,7 +220,33 @@ def timed(runs: Sequence[Config], corpus: Corpus, mesh: MeshShape | None = None)
         if len(spent) > 1:
             count = int(np.clip(TIMED_SECONDS / seconds, 1, length))
     first, *_ = spent
-    return Speed(seconds, max(0.0, first - seconds), len(runs), measured=True)
+    return Speed(seconds / len(runs), max(0.0, first - seconds))
+
+
+def multiplications(config: Config, corpus: Corpus) -> float:
+    """Scalar multiplications in the matrix products of one step of a run, for sentences of mean length."""
+    model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    lengths = np.mean([(len(source), len(target)) for source, target in corpus.encoded["train"]], axis=0)
+    source, target = (jax.ShapeDtypeStruct((config.train.batch_size, math.ceil(n)), np.int32) for n in lengths)
+
+    def loss(params: Params, source: Array, target: Array) -> Array:
+        return batch_loss(model, params, source, target)[0].loss
+
+    return _in_products(jax.make_jaxpr(jax.grad(loss))(params, source, target).jaxpr)
+
+
+def _in_products(jaxpr: Any) -> float:
+    """Multiplications of a program, loops of known length counted as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (left, _), _ = equation.params["dimension_numbers"]
+            contracted = [equation.invars[0].aval.shape[axis] for axis in left]
+            total += float(np.prod(equation.outvars[0].aval.shape) * np.prod(contracted))
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += times * sum(map(_in_products, jaxprs_in_params(equation.params)))
+    return total
 
 
 def parameters(config: Config, corpus: Corpus) -> int:
@@ -221,8 +266,8 @@ def _recorded(output: Output) -> dict[str, Speed]:
         timing = results.read_json(place, results.TIMING)
         if timing.get("steps_per_second") and timing.get("compile_seconds") is not None:
             config = configs.from_dict(results.read_json(first, results.CONFIG))
-            speed = Speed(1 / timing["steps_per_second"], timing["compile_seconds"], timing["runs"], measured=False)
-            found[speed_key(config)] = speed
+            seconds = 1 / timing["steps_per_second"] / timing["runs"]
+            found[speed_key(config)] = Speed(seconds, timing["compile_seconds"])
     return found
 
 

@@ -68,13 +68,13 @@ def candidates(
     choice is tried. Raises UserError on an illegal combination, on data without a dev split, on fields that change
     the dev metric itself, and where no value makes a difference.
     """
-    for path in INCOMPARABLE:
-        if path in axes:
-            raise UserError(f"--tune: {path} changes what values on dev mean, and cannot be chosen by them")
     fields = {
-        path: [configs.get(configs.override(Config(), {path: value}), path) for value in values]
+        configs.resolve(path): [configs.get(configs.override(Config(), {path: value}), path) for value in values]
         for path, values in axes.items()
     }
+    for path in INCOMPARABLE:
+        if path in fields:
+            raise UserError(f"--tune: {path} changes what values on dev mean, and cannot be chosen by them")
     described, dropped = variants({}), 0
     found: dict[tuple[Config, ...], Candidate] = {}
     table = [(choice, variants(choice)) for choice in grid(fields)]
@@ -170,9 +170,10 @@ def run(
     if processes.leads():
         _tell(candidates)
     study.run(candidates.tried, seeds=candidates.seeds, corpora=corpora.without_tests(), tuning=told, **options)
-    picked: list[dict[str, Any]] = processes.decided(lambda: [chosen(entry, output) for entry in told])
+    picked = processes.decided(lambda: [chosen(entry, output) for entry in told])
     final = []
     for entry, one, values in zip(told, candidates.variants, picked, strict=True):
+        assert values is not None  # every run that was tried has a result now
         config = next(config for choice, config in one.choices if choice == values)
         members = [configs.override(config, {"seed": seed}) for seed in seeds]
         runs = [configs.run_id(member, entry["data"]) for member in members]
