@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from attn_jax.report_data import Section
-from attn_jax.tuned import Tuned, show_choice
+from attn_jax.tuned import Tuned, short, show_choice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +37,7 @@ def tuning_note(section: Section) -> str:
     first = section.tuned[0]
     seeds = sorted({one.seeds for one in section.tuned})
     counts = sorted({one.all_choices for one in section.tuned})
-    fields = dict.fromkeys(path for one in section.tuned for path in one.fields)
+    fields = dict.fromkeys(short(path) for one in section.tuned for path in one.fields)
     grid = "; ".join(dict.fromkeys(_grid(one) for one in section.tuned))
     same = "the same" if len(counts) == len(seeds) == 1 else "not all the same"
     return (
@@ -76,10 +76,7 @@ def _number(value: float | None) -> str:
 
 
 def _grid(one: Tuned) -> str:
-    return ", ".join(
-        f"{path.removesuffix('.name').rpartition('.')[2]} {' '.join(map(str, values))}"
-        for path, values in one.fields.items()
-    )
+    return ", ".join(f"{short(path)} {' '.join(map(str, values))}" for path, values in one.fields.items())
 
 
 def _remarks(one: Tuned) -> list[str]:

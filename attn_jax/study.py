@@ -166,9 +166,12 @@ def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> Non
     call = {"titles": [], "commands": [], "reference": [], "tuning": [], "data": {}} | dict(call)
     tuning = {_tuned(entry): entry for entry in [*before["tuning"], *call["tuning"]]}
     ids = [run_id for run_id in ids if run_id not in results.tried(tuning.values())]
-    # A variant that was chosen anew is told with its new runs alone.
+    # A variant for which something else is chosen now is told with its new runs alone.
     outdated = {
-        run_id for entry in before["tuning"] if tuning[_tuned(entry)] != entry for run_id in entry["runs"]
+        run_id
+        for entry in before["tuning"]
+        if tuning[_tuned(entry)]["chosen"] != entry["chosen"]
+        for run_id in entry["runs"]
     } - set(ids)
     kept = [run_id for run_id in before["runs"] if run_id in ids or (output.done(run_id) and run_id not in outdated)]
     study = {

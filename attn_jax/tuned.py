@@ -96,9 +96,16 @@ class Tuned:
         return found
 
 
+def short(path: str) -> str:
+    """A field by the last part of its path where that can mean no other one: learning_rate, but dropout.embedding."""
+    names = [name.removesuffix(".name") for name, _, _ in configs.fields()]
+    path = path.removesuffix(".name")
+    end = path.rpartition(".")[2]
+    meant = [name for name in names if end in (name, name.rpartition(".")[2])]
+    return end if meant == [path] else path
+
+
 def show_choice(values: Mapping[str, Any]) -> str:
-    """A choice as it is written on a command line, fields by their last parts where these differ."""
-    ends = [path.removesuffix(".name").rpartition(".")[2] for path in values]
-    names = [path.removesuffix(".name") if ends.count(end) > 1 else end for path, end in zip(values, ends, strict=True)]
+    """A choice as it is written on a command line, but for what `short` leaves out."""
     texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values.values()]
-    return ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+    return ", ".join(f"{short(path)}={text}" for path, text in zip(values, texts, strict=True))

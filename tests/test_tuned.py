@@ -66,4 +66,7 @@ def test_choices_as_text():
     assert show_choice({RATE: 0.001, "score.name": "dot", "coverage": True}) == (
         "learning_rate=0.001, score=dot, coverage=true"
     )
+    assert (
+        show_choice({"dropout.embedding": 0.1, "embedding.name": "onehot"}) == "dropout.embedding=0.1, embedding=onehot"
+    )
     assert show_choice({"encoder.size": 3, "decoder.size": 4}) == "encoder.size=3, decoder.size=4"

@@ -109,6 +109,9 @@ def test_repeating_does_nothing_and_more_seeds_train_the_chosen(out, monkeypatch
     assert {path: after[path] for path in before} == before
     assert {seed for _, _, seed in results_of(out)} == {0, 1, 2, *SEEDS}
     assert "8 of 8 runs have results already" in capsys.readouterr().err
+    tune(out, seeds=1)
+    (section,) = report.load(out).sections
+    assert [len(variant.done) for variant in section.variants] == [3, 3], "what is finished stays on the page"
 
 
 def test_other_test_data_leave_what_was_tried(out, capsys):
