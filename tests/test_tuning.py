@@ -183,7 +183,7 @@ def test_a_field_that_does_not_matter_to_a_variant():
 @pytest.mark.parametrize(
     ("axes", "dataset", "message"),
     [
-        ({"optim.learning_rate": RATES}, tiny.dataset(dev=0), "toy/letters has no dev split to choose by"),
+        ({"optim.learning_rate": RATES}, tiny.dataset(dev=0), "has no dev split to choose by"),
         ({"train.metric": ["loss", "bleu"]}, DATA, "--tune: train.metric changes what values on dev mean"),
         ({"window.width": [2, 3]}, DATA, "--tune: there is nothing to choose: the values of window.width"),
         ({"decoder.size": [4, 5]}, DATA, "score 'dot' needs equal widths"),
