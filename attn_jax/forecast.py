@@ -36,7 +36,7 @@ TIMED_SECONDS = 1.0
 SEARCH = 1.0
 """Evaluating as many sentences as a batch has takes about so many times as long as a step of training: measured."""
 
-COMPILATIONS = 2.5
+COMPILATIONS = 2.0
 """Compiling all that a program needs takes about so many times as long as compiling its training: measured."""
 
 # Fields that leave the seconds of a step as they are.
@@ -45,10 +45,11 @@ _INDIFFERENT = ("train.steps", "train.epochs", "train.eval_every", "train.select
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Seconds of a step for each run of a program, and of compiling it."""
+    """Seconds of a step for each run of a program, and of compiling it; cached: it will be found compiled."""
 
     seconds: float
     compile: float
+    cached: bool = False
 
 
 def of_study(
@@ -192,7 +193,8 @@ class _Teller:
         sizes = {split: len(pairs) for split, pairs in corpus.encoded.items() if split != "train"}
         evaluations = (steps - step) // (config.train.eval_every or max(1, int(per_epoch)))
         sentences = sum(sizes.values()) + sizes.get("dev", 0) * evaluations
-        return step, steps, COMPILATIONS * speed.compile + seconds * (steps - step + SEARCH * sentences / batch)
+        compiling = (COMPILATIONS - speed.cached) * speed.compile
+        return step, steps, compiling + seconds * (steps - step + SEARCH * sentences / batch)
 
 
 def speed_key(config: Config) -> str:
@@ -220,7 +222,7 @@ def timed(runs: Sequence[Config], corpus: Corpus, mesh: MeshShape | None = None)
         if len(spent) > 1:
             count = int(np.clip(TIMED_SECONDS / seconds, 1, length))
     first, *_ = spent
-    return Speed(seconds / len(runs), max(0.0, first - seconds))
+    return Speed(seconds / len(runs), max(0.0, first - seconds), cached=True)
 
 
 def multiplications(config: Config, corpus: Corpus) -> float:
