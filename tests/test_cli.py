@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -391,7 +392,11 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
         "seeds": [{"seed": 1}],
         "nothing": [],
     }
-    monkeypatch.setattr(combinators, "SWEEPS", {name: lambda sweep=sweep: sweep for name, sweep in made.items()})
+    table = {}
+    for name, sweep in made.items():
+        table[name] = functools.partial(list, sweep)
+        table[name].__doc__ = "Of a test."
+    monkeypatch.setattr(combinators, "SWEEPS", table)
 
 
 def chosen(*words: str) -> combinators.Sweep:
