@@ -80,6 +80,9 @@ def _description(flag: flags.Flag) -> list[str]:
     if allowed := list(allowed):
         several = isinstance(parser, flags.ListParser) or getattr(parser, "metavar", "") == "A,B"
         lines.append(f"{'any' if several else 'one'} of: {', '.join(allowed)}")
+    if described := parser.described() if hasattr(parser, "described") else {}:
+        lines.append("sweeps with a name:")
+        lines += [f"{name}: {meaning}" for name, meaning in described.items()]
     return lines
 
 

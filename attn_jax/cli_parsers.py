@@ -1,6 +1,6 @@
 """What stands after the "=" of a flag: parsers for absl. `metavar` and `allowed` are for the help text."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from absl import flags
 
@@ -75,3 +75,20 @@ class Assignment(flags.ArgumentParser[tuple[str, str]]):
         if not equals or not path.strip():
             raise ValueError(f"expected {self.metavar}")
         return path.strip(), value.strip()
+
+
+class SweepText(Assignment):
+    """Texts around the first "=", or the name of a sweep, which stands alone after an empty path.
+
+    described: the sweeps that have names, with what each one is.
+    """
+
+    def __init__(self, metavar: str, described: Callable[[], Mapping[str, str]]):
+        super().__init__(metavar)
+        self.described = described
+
+    def parse(self, argument: str | tuple[str, str]) -> tuple[str, str]:
+        """The value that the text stands for. Raises ValueError."""
+        if isinstance(argument, str) and "=" not in argument and argument.strip() and self.described():
+            return "", argument.strip()
+        return super().parse(argument)

@@ -4,6 +4,7 @@ An experiment defines them at import, makes its variants of what they say, and h
 """
 
 import difflib
+import itertools
 import os
 import shlex
 import sys
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from attn_jax import config, processes
-from attn_jax.cli_parsers import Assignment, Datasets, Names, Text, split_values
+from attn_jax import combinators, config, processes
+from attn_jax.cli_parsers import Assignment, Datasets, Names, SweepText, Text, split_values
+from attn_jax.combinators import Sweep
 from attn_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -82,8 +84,17 @@ def define(
     flags.DEFINE_float("learning_rate", None, "learning rate", 0, flag_values=fv)
     text = "set any configuration field (--helpconfig lists them); may be repeated"
     flags.DEFINE_multi(Assignment("PATH=VALUE"), serializer, "set", None, text, flag_values=fv)
-    text = "compare these values of any configuration field; may be repeated"
-    flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "sweep", None, text, flag_values=fv)
+    text = "compare these values of any configuration field, or what a named sweep says; may be repeated"
+    sweep_parser = SweepText("PATH=V1,V2", combinators.described)
+    flags.DEFINE_multi(sweep_parser, serializer, "sweep", None, text, flag_values=fv)
+    text = (
+        "choose for every variant one of these values of any configuration field, by its results on dev with seeds of "
+        "their own, before the variants are compared; may be repeated"
+    )
+    flags.DEFINE_multi(Assignment("PATH=V1,V2"), serializer, "tune", None, text, flag_values=fv)
+    flags.DEFINE_integer("tune_seeds", 2, "seeds with which every value of --tune is tried", 1, flag_values=fv)
+    text = "print variants, programs and an estimate of the time, and train nothing"
+    flags.DEFINE_boolean("dry_run", False, text, flag_values=fv)
     text = "most runs that are trained together as one program"
     flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
     define_load(fv)
@@ -190,37 +201,126 @@ def _check_length(given: Mapping[str, tuple[str, Sequence[str]]]) -> None:
 
 
 def sweeps(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
-    """Configuration path -> the texts of its values, from the list flags that were given, then `--sweep`.
+    """Configuration path -> the texts of its values, from the list flags that were given, then `--sweep=PATH=...`.
 
     Raises:
       UserError: unknown path or name, wrong type, a value twice, a field swept twice or both set and swept, steps
         beside epochs.
     """
-    given: list[tuple[str, str, list[str]]] = []
-    for axis, flag in axis_flags(flag_values).items():
-        if flag.value is not None:
-            given.append((f"--{flag.name}", axis, flag.value))
-    for path, text in flag_values["sweep"].value or ():
-        try:
-            given.append(("--sweep", path, split_values(text)))
-        except ValueError as error:
-            raise UserError(f"--sweep={path}={text}: {error}") from None
-
+    given = [(f"--{f.name}", axis, f.value) for axis, f in axis_flags(flag_values).items() if f.value is not None]
+    given += [("--sweep", path, values) for path, values in _listed("sweep", flag_values)]
     fixed = _settings(flag_values)
+    taken = {path: f"also set to {value}; set it or compare values of it" for path, (_, value) in fixed.items()}
+    axes = _axes(given, taken, flag_values)
+    _check_length(_lengths(given, flag_values))
+    if "train.epochs" in axes and "train.steps" not in {*axes, *fixed}:
+        axes["train.steps"] = ["0"]  # as in `overrides`
+    return axes
+
+
+def choices(axes: Mapping[str, Sequence[str]], flag_values: flags.FlagValues = FLAGS) -> Sweep:
+    """The sweeps that `--sweep=NAME` names times every combination of the axes, see `sweeps`.
+
+    Raises:
+      UserError: unknown name, as `sweeps` for what a named sweep says, a field that another flag sets or compares.
+    """
+    taken = {path: f"{origin} sets it" for path, (origin, _) in _settings(flag_values).items()}
+    taken |= dict.fromkeys(axes, "another flag compares values of it")
+    chosen: list[Sweep] = []
+    for path, name in flag_values["sweep"].value or ():
+        if path:
+            continue
+        origin, sweep = f"--sweep={name}", _named(name)
+        for field in combinators.paths(sweep):
+            if field in taken:
+                raise UserError(f"{origin}: this sweep chooses {field}, and {taken[field]}")
+            taken[field] = f"{origin} chooses it"
+            if field != "hidden_size":
+                _field(origin, field, _distinct(c[field] for c in sweep if field in c), flag_values)
+        chosen.append(sweep)
+    own = combinators.paths(itertools.chain(*chosen))
+    for one, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
+        if one in own and other in {*_settings(flag_values), *axes}:
+            raise UserError(f"{taken[one].split()[0]}: this sweep chooses {one}, and another flag {other}; give one")
+    if "train.epochs" in own and "train.steps" not in own:
+        chosen.append([{"train.steps": 0}])  # as in `overrides`
+    return combinators.product(*chosen, combinators.grid(axes))
+
+
+def _named(name: str) -> Sweep:
+    """A named sweep. Raises UserError if there is no such one, or nothing in it."""
+    if name not in combinators.SWEEPS:
+        raise unknown("sweep", name, combinators.SWEEPS)
+    try:
+        sweep = combinators.chain(combinators.SWEEPS[name]())
+        if not sweep:
+            raise UserError("this sweep has no variants")
+    except UserError as error:
+        raise UserError(f"--sweep={name}: {error}") from None
+    return sweep
+
+
+def tuned(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]]:
+    """Configuration path -> the texts of its values, from `--tune`. Raises UserError as `sweeps` does."""
+    fixed, axes = _settings(flag_values), sweeps(flag_values)
+    compared = combinators.paths(choices(axes, flag_values))
+    taken = {path: f"set by {origin} already; set it or tune it" for path, (origin, _) in fixed.items()}
+    taken |= dict.fromkeys(compared, "compared already; compare its values or tune it")
+    given = [("--tune", path, values) for path, values in _listed("tune", flag_values)]
+    found = _axes(given, taken, flag_values)
+    _check_length(_lengths(given, flag_values))
+    if "train.epochs" in found and "train.steps" not in {*found, *fixed, *compared}:
+        found["train.steps"] = ["0"]  # as in `overrides`
+    if flag_values["tune_seeds"].present and not found:
+        raise UserError("--tune_seeds: nothing is tuned; name a field and its values by --tune")
+    return found
+
+
+def _lengths(
+    given: Iterable[tuple[str, str, Sequence[str]]], flag_values: flags.FlagValues
+) -> dict[str, tuple[str, Sequence[str]]]:
+    """What `_check_length` needs of (flag, path, values) and of the fields that are set."""
+    found: dict[str, tuple[str, Sequence[str]]] = {
+        path: (origin, [value]) for path, (origin, value) in _settings(flag_values).items()
+    }
+    for origin, path, values in given:
+        found[config.resolve(path)] = f"{origin}={path}" if origin in ("--sweep", "--tune") else origin, values
+    return found
+
+
+def _listed(name: str, flag_values: flags.FlagValues) -> list[tuple[str, list[str]]]:
+    """Path and values of every PATH=V1,V2 of a flag."""
+    found = []
+    for path, text in flag_values[name].value or ():
+        try:
+            if path:
+                found.append((path, split_values(text)))
+        except ValueError as error:
+            raise UserError(f"--{name}={path}={text}: {error}") from None
+    return found
+
+
+def _axes(
+    given: Iterable[tuple[str, str, list[str]]], taken: Mapping[str, str], flag_values: flags.FlagValues
+) -> dict[str, list[str]]:
+    """Full path -> values of (flag, path, values); taken: fields that have no room for values, and why."""
     axes: dict[str, list[str]] = {}
-    lengths: dict[str, tuple[str, Sequence[str]]] = {path: (by, [value]) for path, (by, value) in fixed.items()}
     for origin, path, values in given:
         full = _field(origin, path, values, flag_values)
         if full in axes:
             raise UserError(f"{origin}: the values of {path} are given twice; give them in one flag")
-        if full in fixed:
-            raise UserError(f"{origin}: {path} is also set to {fixed[full][1]}; set it or compare values of it")
+        if full in taken:
+            raise UserError(f"{origin}: {path} is {taken[full]}")
         axes[full] = values
-        lengths[full] = f"{origin}={path}" if origin == "--sweep" else origin, values
-    _check_length(lengths)
-    if "train.epochs" in axes and "train.steps" not in lengths:
-        axes["train.steps"] = ["0"]  # as in `overrides`
     return axes
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if not any(value == other and type(value) is type(other) for other in found):
+            found.append(value)
+    return found
 
 
 def _field(origin: str, path: str, values: Sequence[str], flag_values: flags.FlagValues) -> str:
@@ -295,7 +395,7 @@ def corpora(flag_values: flags.FlagValues = FLAGS) -> "Corpora":
 
 
 def conduct(
-    variants: "Iterable[Config]",
+    variants: "Callable[[Mapping[str, Any]], Sequence[Config]]",
     corpora: "Corpora",
     *,
     title: str,
@@ -304,22 +404,31 @@ def conduct(
 ) -> None:
     """Trains what is missing of a study as the flags say, and prints its table and the path of its page.
 
-    reference: published figures, see `study.run`. Raises UserError.
+    variants: the variants with further changes by path, which `--tune` asks for; always as many in the same order.
+    reference: published figures, see `study.run`. With `--dry_run` prints what would be done. Raises UserError.
     """
-    from attn_jax import report, study  # As above.
+    from attn_jax import forecast, report, study, tuning  # As above.
 
     given: Any = flag_values
-    path = study.run(
-        variants,
-        seeds=range(given.seeds),
-        out=given.out,
-        corpora=corpora,
+    axes = tuned(flag_values)
+    described: Any = tuning.candidates(variants, axes, corpora, given.tune_seeds) if axes else variants({})
+    options = {
+        "seeds": range(given.seeds),
+        "out": given.out,
+        "corpora": corpora,
+        "runs_per_program": given.runs_per_program,
+        "mesh": mesh(flag_values),
+    }
+    if given.dry_run:
+        (forecast.of_tuning if axes else forecast.of_study)(described, **options)
+        return
+    path = (tuning.run if axes else study.run)(
+        described,
         title=title,
         command=command_line(),
         reference=reference,
-        runs_per_program=given.runs_per_program,
         saving=study.Saving(given.checkpoint_every, given.keep),
-        mesh=mesh(flag_values),
+        **options,
     )
     print(report.table_text(path.parent))
     print(path)

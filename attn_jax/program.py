@@ -21,7 +21,7 @@ from attn_jax.shapes import Array
 from attn_jax.training import Steps, Trainer
 
 ATTENTION_EXAMPLES = 6
-"""Examples of the first test split whose attention is kept."""
+"""Examples of the first test split, or else of dev, whose attention is kept."""
 
 
 class Progress(Protocol):
@@ -37,7 +37,7 @@ class Progress(Protocol):
         """Runs were evaluated on dev."""
 
     def finish(self, metric: str, values: Sequence[float]) -> None:
-        """The program's runs have these test results."""
+        """The program's runs have these results; metric: its name after that of the split."""
 
 
 def train(
@@ -108,7 +108,8 @@ def train(
         outcome.write(output, one, corpus, program)
     vault.remove()
     own = corpus.dataset.info.metric
-    progress.finish(own, [next(iter(one.evaluated.values())).metrics[own] for one in written])
+    split = next(iter(outcomes[0].evaluated))
+    progress.finish(f"{split} {own}", [one.evaluated[split].metrics[own] for one in written])
 
 
 def _evaluator(trainer: Trainer, corpus: Corpus, split: str, limit: int) -> Evaluator:
@@ -149,15 +150,15 @@ def _log_training(logs: Mapping[int, Log], going: np.ndarray, step: int, epoch: 
 def _test(
     trainer: Trainer, corpus: Corpus, selection: Selection, step: int, dev: Evaluator | None, limit: int
 ) -> list[Outcome]:
-    """Evaluates the selected parameters of every run on all test splits, then on dev."""
+    """Evaluates the selected parameters of every run on all test splits, if the data have any, then on dev."""
     found: dict[str, list[Evaluated]] = {}
     seeds = [member.seed for member in trainer.members]
     for split in corpus.encoded:
         if split not in ("train", "dev"):
             found[split] = _evaluator(trainer, corpus, split, limit)(selection.params)
-    first = next(iter(found))
     if dev is not None:
         found["dev"] = dev(selection.params)
+    first = next(iter(found))
     chosen = _representative(corpus, first)
     maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit, seeds)
     params = fetch(selection.params)

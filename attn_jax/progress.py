@@ -69,7 +69,7 @@ class Console:
         if self.live:
             print("\r\x1b[2K", end="", file=sys.stderr)
         shown = ", ".join(f"{value:.2f}" for value in values)
-        self._line(f"  test {metric} {shown}  ({_clock(time.monotonic() - self.started)})")
+        self._line(f"  {metric} {shown}  ({_clock(time.monotonic() - self.started)})")
 
     def _line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 from attn_jax import config as configs
 from attn_jax import figure_files, plots, report_charts, report_maps, report_page
 from attn_jax.errors import UserError
-from attn_jax.report_data import Study, differing, load, show
+from attn_jax.report_data import Run, differing, load, show
 from attn_jax.report_export import table_md, table_tex
 from attn_jax.report_table import console_table
+from attn_jax.report_tuning import tuning_table
 from attn_jax.results import read_json, remove_leftovers, write_bytes, write_json, write_text, writing
 
 _HEAD = ("run_id", "dataset", "score", "cell", "seed", "split", "metric", "value")
@@ -28,12 +29,16 @@ _AXES = {
 def build(out: Path) -> None:
     """Writes `results.csv`, `table.tex`, `table.md`, `figures/` and `report.html` under `out`.
 
+    `tuning.csv`, too, if variants were tuned.
+
     Raises UserError if there is no run, a result file cannot be read, or `out` cannot be written to.
     """
     study = load(Path(out))
     shown = report_page.parts(study)
     page = report_page.page(study, shown)
-    write_text(study.out / "results.csv", results_csv(study))
+    write_text(study.out / "results.csv", results_csv(study.runs))
+    if study.tried:
+        write_text(study.out / "tuning.csv", results_csv(study.tried))
     write_text(study.out / "table.tex", table_tex(study))
     write_text(study.out / "table.md", table_md(study))
     write_figures(study.out / "figures", shown)
@@ -89,6 +94,7 @@ def table_text(out: Path, width: int = 120) -> str:
 
     study = load(Path(out))
     tables = [(console_table(study, section), section) for section in study.sections]
+    tables += [(tuning_table(section), section) for section in study.sections if section.tuned]
     unlimited = Console(file=io.StringIO(), width=10_000)
     for table, section in tables:
         # Labels may be folded at 24 characters, figures nowhere.
@@ -101,17 +107,17 @@ def table_text(out: Path, width: int = 120) -> str:
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
-def results_csv(study: Study) -> str:
+def results_csv(runs: Sequence[Run]) -> str:
     """One line a run, split and metric; after the fixed columns every configuration field that differs.
 
     fingerprint: of the run's data; only runs with the same one saw the same examples.
     """
     fixed = {"data.dataset", "score.name", "cell.name", *_AXES.values()}
-    further = [path for path in differing([run.config for run in study.runs]) if path not in fixed]
+    further = [path for path in differing([run.config for run in runs]) if path not in fixed]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_HEAD, *_AXES, "fingerprint", *further])
-    for run in study.runs:
+    for run in runs:
         head = [run.run_id, run.dataset, run.config.get("score.name"), run.config.get("cell.name"), run.seed]
         axes, others = ([show(run.config.get(path)) for path in paths] for paths in (_AXES.values(), further))
         for split, values in (run.result or {}).get("metrics", {}).items():

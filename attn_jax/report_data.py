@@ -20,6 +20,7 @@ from attn_jax.errors import UserError
 from attn_jax.factors import factors
 from attn_jax.metrics import higher_is_better
 from attn_jax.results import read_json, read_lines
+from attn_jax.tuned import Tried, Tuned
 
 # Values that name themselves; every other field is written field=value in a variant's label.
 _BARE = ("model", "score.name", "cell.name", "encoder.name")
@@ -129,7 +130,7 @@ class Section:
 
     Runs on other data of the same name (a file that was edited, another partition) make a section of their own, with
     which nothing is compared. earlier: whether the study's last call found other data under that name. title: the
-    name, with the fingerprint where the name alone does not say which data.
+    name, with the fingerprint where the name alone does not say which data. tuned: how variants were chosen.
     """
 
     dataset: str
@@ -139,6 +140,7 @@ class Section:
     metric: str
     split: str
     variants: Sequence[Variant]
+    tuned: Sequence[Tuned] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -246,7 +248,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Everything under an output directory."""
+    """Everything under an output directory. tried: runs that were trained to tune the others, and are no results."""
 
     out: Path
     title: str
@@ -256,6 +258,7 @@ class Study:
     missing: Sequence[str]
     others: int
     sections: Sequence[Section]
+    tried: Sequence[Run]
     programs: Mapping[str, Mapping[str, Any]]
 
     @functools.cached_property
@@ -280,7 +283,8 @@ def load(out: Path) -> Study:
     if not folders:
         raise UserError(f"{out}: no runs found: expected {out}/runs/<run id>/config.json")
     study = results.read_study(out)
-    listed = study["runs"] or list(folders)
+    tried = results.tried(study["tuning"])
+    listed = study["runs"] or [name for name in folders if name not in tried]
     runs = [_run(folders[name]) for name in listed if name in folders]
     return Study(
         out=out,
@@ -289,17 +293,21 @@ def load(out: Path) -> Study:
         references=study["reference"],
         runs=runs,
         missing=[name for name in listed if name not in folders],
-        others=len(folders.keys() - set(listed)),
-        sections=_sections(runs, study["data"]),
+        others=len(folders.keys() - set(listed) - tried),
+        sections=_sections(runs, study["data"], [_Entry.of(entry, folders) for entry in study["tuning"]]),
+        tried=[_run(folders[name]) for name in folders if name in tried],
         programs={path.parent.name: _program(path) for path in sorted(out.glob("programs/*/program.json"))},
     )
 
 
 def _run(folder: Path) -> Run:
     stored = results.read_run(folder, folder.name)
-    flat = configs.flatten(stored.config)
-    config = {path: value for path, value in flat.items() if _matters(flat, path)}
+    config = _mattering(configs.flatten(stored.config))
     return Run(folder.name, folder, config, stored.fingerprint, stored.result)
+
+
+def _mattering(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in flat.items() if _matters(flat, path)}
 
 
 def _matters(flat: Mapping[str, Any], path: str) -> bool:
@@ -315,7 +323,32 @@ def _program(path: Path) -> Mapping[str, Any]:
     return {"members": members, "timing": timing}
 
 
-def _sections(runs: Sequence[Run], now: Mapping[str, str]) -> list[Section]:
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """How a variant was tuned: its configuration before the choice, its data, its runs; and what was found."""
+
+    config: Mapping[str, Any]
+    fingerprint: str
+    runs: set[str]
+    tuned: Tuned
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], folders: Mapping[str, Path]) -> "_Entry":
+        tried = [
+            Tried(
+                choice["values"],
+                [
+                    _run(folders[name]).value("dev", entry["metric"]) if name in folders else None
+                    for name in choice["runs"]
+                ],
+            )
+            for choice in entry["choices"]
+        ]
+        tuned = Tuned("", entry["metric"], entry["fields"], tried, entry["chosen"])
+        return cls(_mattering(configs.flatten(entry["variant"])), entry["data"], set(entry["runs"]), tuned)
+
+
+def _sections(runs: Sequence[Run], now: Mapping[str, str], tuning: Sequence[_Entry]) -> list[Section]:
     """Sections in the order of the study, older data of a name after its present data; now: fingerprints by name."""
     groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
@@ -327,29 +360,44 @@ def _sections(runs: Sequence[Run], now: Mapping[str, str]) -> list[Section]:
             title = dataset
             if earlier or len(by_data) > 1:
                 title += f" ({'earlier ' * earlier}data {fingerprint[:8]})"
-            sections.append(_section(dataset, fingerprint, earlier, title, by_data[fingerprint]))
+            entries = [entry for entry in tuning if entry.fingerprint == fingerprint]
+            sections.append(_section(dataset, fingerprint, earlier, title, by_data[fingerprint], entries))
     return sections
 
 
-def _section(dataset: str, fingerprint: str, earlier: bool, title: str, runs: Sequence[Run]) -> Section:
+def _section(
+    dataset: str, fingerprint: str, earlier: bool, title: str, runs: Sequence[Run], tuning: Sequence[_Entry]
+) -> Section:
     results = [run.result for run in runs if run.result is not None]
     metric = next((str(result["dataset"]["metric"]) for result in results), "loss")
     splits = dict.fromkeys(["test", "dev", *(split for result in results for split in result["metrics"])])
     split = next((s for s in splits if any(run.value(s, metric) is not None for run in runs)), "test")
-    return Section(dataset, fingerprint, earlier, title, metric, split, _variants(runs))
+    variants, tuned = _variants(runs, tuning)
+    return Section(dataset, fingerprint, earlier, title, metric, split, variants, tuned)
 
 
-def _variants(runs: Sequence[Run]) -> list[Variant]:
+def _variants(runs: Sequence[Run], tuning: Sequence[_Entry]) -> tuple[list[Variant], list[Tuned]]:
+    """Variants, and how they were tuned. A tuned one is named as it was described, whatever was chosen for it."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps({path: value for path, value in run.config.items() if path != "seed"}, sort_keys=True)
         groups.setdefault(key, []).append(run)
     members = [sorted(group, key=lambda run: run.seed) for group in groups.values()]
-    names = labels([group[0].config for group in members])
-    return [
-        Variant(index, name, group[0].config, group)
-        for index, (name, group) in enumerate(zip(names, members, strict=True))
+    entries = [next((e for e in tuning if any(run.run_id in e.runs for run in group)), None) for group in members]
+    configured = [entry.config if entry else group[0].config for entry, group in zip(entries, members, strict=True)]
+    others = [entry for entry in tuning if entry not in entries]
+    names = labels([*configured, *(entry.config for entry in others)])
+    plain = {name for name, entry in zip(names, entries, strict=False) if entry is None}
+    names = [
+        f"{name}, tuned" if name in plain and (n >= len(entries) or entries[n]) else name
+        for n, name in enumerate(names)
     ]
+    variants = [
+        Variant(index, name, group[0].config, group)
+        for index, (name, group) in enumerate(zip(names, members, strict=False))
+    ]
+    told = [(entry, name) for entry, name in zip([*entries, *others], names, strict=True) if entry]
+    return variants, [dataclasses.replace(entry.tuned, label=name) for entry, name in told]
 
 
 def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from attn_jax import plots, report_charts, report_maps, report_table
 from attn_jax.report_charts import Chart
 from attn_jax.report_data import Run, Section, Study, Variant, differing, show
 from attn_jax.report_maps import Maps
+from attn_jax.report_tuning import tuning_note, tuning_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
         "estimated": any(row["interval"]["text"] for row in rows),
         "tested": sum(test.p is not None for test in section.tests.values()) // 2,
         "sources": [row for row in rows if row["sources"]],
+        "tuning": tuning_rows(section),
+        "tuning_note": tuning_note(section) if section.tuned else "",
         "figures": [(chart.title, chart.note, f"{name}-{chart.name}") for chart in part.charts],
         "maps": report_maps.to_json(part.maps) if part.maps.maps else None,
         "incomplete": part.maps.incomplete,

@@ -70,8 +70,19 @@ STUDY: Kinds = {
     "commands": list[str],
     "reference": list,
     "runs": list[str],
+    "tuning": list,
     "data": dict[str, str],
 }
+TUNING: Kinds = {
+    "variant": dict,
+    "data": str,
+    "metric": str,
+    "fields": dict[str, list],
+    "choices": list[dict],
+    "chosen": dict | None,
+    "runs": list[str],
+}
+CHOICE: Kinds = {"values": dict, "runs": list[str]}
 FIGURE: Kinds = {"variant": dict, "metric": str, "value": float | int}
 
 AGAIN = "remove it to have it made again, or put it back"
@@ -246,24 +257,39 @@ def read_study(out: Path) -> dict[str, Any]:
     """`study.json`, what the page tells of the study; nothing without the file. Raises UserError if it is damaged.
 
     titles, commands: of every call into the directory, the last one last. reference: published figures. runs: ids, in
-    the order of the page. data: the fingerprint that each data set had in the last call that used it.
+    the order of the page. tuning: how variants were chosen, see `tuning`. data: the fingerprint that each data set had
+    in the last call that used it.
     """
     path = out / "study.json"
-    empty: dict[str, Any] = {"titles": [], "commands": [], "reference": [], "runs": [], "data": {}}
+    empty: dict[str, Any] = {"titles": [], "commands": [], "reference": [], "runs": [], "tuning": [], "data": {}}
     if not path.exists():
         return empty
     found = empty | read_json(path, {"runs": list})
     check(found, STUDY, str(path))
     for figure in found["reference"]:
         check(figure, FIGURE, f"{path}: reference")
+    for entry in found["tuning"]:
+        check(entry, TUNING, f"{path}: tuning")
+        for choice in entry["choices"]:
+            check(choice, CHOICE, f"{path}: tuning: choices")
     return found
 
 
-class Output:
-    """An output directory, in which several processes may work. Raises UserError where it cannot be written."""
+def tried(tuning: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The runs that were trained to choose by, of the entries of `tuning` in a study file: no results of the study."""
+    return {run_id for entry in tuning for choice in entry["choices"] for run_id in choice["runs"]}
 
-    def __init__(self, path: str | os.PathLike):
+
+class Output:
+    """An output directory, in which several processes may work. Raises UserError where it cannot be written.
+
+    write: False where it is only looked at; then it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, write: bool = True):
         self.path = Path(path)
+        if not write:
+            return
         try:
             (self.path / "runs").mkdir(parents=True, exist_ok=True)
             (self.path / "programs").mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from attn_jax import config as configs
 from attn_jax import data, devices, extensions, processes, program, report, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
+from attn_jax.data.datasets import fingerprint
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
 from attn_jax.evaluation import LOSS_METRICS, max_length
@@ -51,6 +52,51 @@ class Corpora:
             self._encoded[config.data] = encode(self.dataset(config.data.dataset), config)
         return self._encoded[config.data]
 
+    def without_tests(self) -> "Corpora":
+        """The same data with no split but train and dev, under fingerprints of their own: nothing can look at test."""
+
+        def load(name: str) -> data.Dataset:
+            whole = self.dataset(name)
+            splits = {split: examples for split, examples in whole.splits.items() if split in ("train", "dev")}
+            return dataclasses.replace(whole, splits=splits, fingerprint=fingerprint(splits))
+
+        return Corpora(load)
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The runs of variants and seeds by their ids, the fingerprints of their data, and how many variants were equal."""
+
+    runs: dict[str, Config]
+    fingerprints: dict[str, str]
+    dropped: int
+
+    @classmethod
+    def of(
+        cls, variants: Iterable[Config], seeds: Sequence[int], corpora: Corpora, mesh: MeshShape | None = None
+    ) -> "Members":
+        """Raises UserError on an illegal variant, on one that does not go with its data, and without seeds."""
+        distinct, dropped = merged(variants)
+        if mesh is not None:
+            devices.check(mesh)
+            for variant in distinct:
+                devices.check_program(mesh, mesh.run, variant.train.batch_size)
+        if not seeds:
+            raise UserError("a study needs at least one seed")
+        found = cls({}, {}, dropped)
+        for variant in distinct:
+            corpus = corpora.corpus(variant)
+            steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
+            check_sources(variant, corpus)
+            max_length(variant, corpus)
+            if variant.train.metric not in ("", *METRICS):
+                raise unknown("train.metric", variant.train.metric, METRICS)
+            found.fingerprints[variant.data.dataset] = corpus.fingerprint
+            for seed in seeds:
+                member = configs.override(variant, {"seed": seed})
+                found.runs[configs.run_id(member, corpus.fingerprint)] = member
+        return found
+
 
 def run(
     variants: Iterable[Config],
@@ -64,6 +110,7 @@ def run(
     runs_per_program: int = 16,
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
+    tuning: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Trains every variant with every seed that has no result yet, and writes what `report.build` does.
 
@@ -71,39 +118,25 @@ def run(
     the runs that another has in hand. reference: published figures to be shown beside ours, [{"dataset", "variant":
     {path: value}, "metric", "value", "source"}]; one without a data set counts for all. saving: when checkpoints are
     written, from which the same call goes on after it was stopped or killed. mesh: how every program is cut over
-    devices, by default as `devices.fitting` says. Returns the path of the report.
+    devices, by default as `devices.fitting` says. tuning: how variants were chosen, see `tuning`; runs that were tried
+    for it are no results, and without results no page is written. Returns the path of the report.
 
     Processes that train as one (see `processes`) must all call this, with the same arguments and a directory that all
     of them reach; the first one decides and writes. Raises UserError before anything is trained if a variant is
     illegal.
     """
-    distinct, dropped = merged(variants)
-    if mesh is not None:
-        devices.check(mesh)
-        for variant in distinct:
-            devices.check_program(mesh, mesh.run, variant.train.batch_size)
-    if not seeds:
-        raise UserError("a study needs at least one seed")
+    members = Members.of(variants, seeds, corpora, mesh)
+    runs, dropped = members.runs, members.dropped
     if dropped and processes.leads():
         print(
-            f"{dropped} of {dropped + len(distinct)} combinations equal another one and are left out", file=sys.stderr
+            f"{dropped} of {dropped + len(runs) // len(seeds)} combinations equal another one and are left out",
+            file=sys.stderr,
         )
-    runs: dict[str, Config] = {}
-    fingerprints: dict[str, str] = {}
-    for variant in distinct:
-        corpus = corpora.corpus(variant)
-        steps_of(variant, len(corpus.encoded["train"]) / variant.train.batch_size)
-        check_sources(variant, corpus)
-        max_length(variant, corpus)
-        if variant.train.metric not in ("", *METRICS):
-            raise unknown("train.metric", variant.train.metric, METRICS)
-        fingerprints[variant.data.dataset] = corpus.fingerprint
-        for seed in seeds:
-            member = configs.override(variant, {"seed": seed})
-            runs[configs.run_id(member, corpus.fingerprint)] = member
     if processes.decided(lambda: list(runs)) != list(runs):
         raise UserError(f"process {processes.index()}: its data or its flags are not those of process 0")
-    call = {"titles": [title], "commands": [command], "reference": list(reference), "data": fingerprints}
+    call = {"titles": [title], "commands": [command], "reference": list(reference), "tuning": list(tuning)}
+    if runs.keys() - results.tried(tuning):
+        call["data"] = members.fingerprints
 
     def begin() -> None:
         # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
@@ -117,7 +150,8 @@ def run(
         with output.alone():
             # A call that began after this one may have left out runs that had no result yet.
             _write_study(output, list(runs), {})
-            report.build(output.path)
+            if runs.keys() - results.tried(tuning):
+                report.build(output.path)
 
     processes.decided(begin)
     output = Output(out)
@@ -129,8 +163,17 @@ def run(
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:
     """What the page tells about the study. What earlier calls into the same directory finished stays on the page."""
     before = results.read_study(output.path)
-    call = {"titles": [], "commands": [], "reference": [], "data": {}} | dict(call)
-    kept = [run_id for run_id in before["runs"] if run_id in ids or output.done(run_id)]
+    call = {"titles": [], "commands": [], "reference": [], "tuning": [], "data": {}} | dict(call)
+    tuning = {_tuned(entry): entry for entry in [*before["tuning"], *call["tuning"]]}
+    ids = [run_id for run_id in ids if run_id not in results.tried(tuning.values())]
+    # A variant for which something else is chosen now is told with its new runs alone.
+    outdated = {
+        run_id
+        for entry in before["tuning"]
+        if tuning[_tuned(entry)]["chosen"] != entry["chosen"]
+        for run_id in entry["runs"]
+    } - set(ids)
+    kept = [run_id for run_id in before["runs"] if run_id in ids or (output.done(run_id) and run_id not in outdated)]
     study = {
         name: [*(text for text in before[name] if text not in call[name]), *filter(None, call[name])]
         for name in ("titles", "commands")
@@ -138,7 +181,13 @@ def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> Non
     figures = {_place(figure): figure for figure in [*before["reference"], *call["reference"]]}
     study["reference"] = list(figures.values())
     study["runs"] = [*kept, *(run_id for run_id in ids if run_id not in kept)]
+    study["tuning"] = list(tuning.values())
     results.write_json(output.path / "study.json", study | {"data": before["data"] | call["data"]})
+
+
+def _tuned(entry: Mapping[str, Any]) -> str:
+    """The variant and the data of which an entry of `tuning` tells; a later entry replaces it."""
+    return configs.digest([entry["variant"], entry["data"]])
 
 
 def _place(figure: Mapping[str, Any]) -> str:
@@ -275,6 +324,13 @@ def _next(
     if chosen not in recorded:
         results.write_json(output.program(chosen) / "program.json", {"members": plan[chosen]})
     return Work(chosen, plan[chosen], claim, len(plan)), 0
+
+
+def outlined(runs: Mapping[str, Config], output: Output, size: int) -> dict[str, list[str]]:
+    """The programs, by id, that a call would train one after another if no other process were at work."""
+    missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
+    begun = {name: members for name, members in output.programs().items() if runs.keys() >= set(members)}
+    return _plan(missing, begun, set(), size)
 
 
 def _plan(

@@ -1,6 +1,5 @@
 """Variants of a configuration."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,19 +48,11 @@ def _fitted(config: Config, dataset: Dataset, given: Mapping[str, Any]) -> Confi
     return configs.override(config, changes)
 
 
-def variants(dataset: Dataset, changes: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[Config]:
-    """`base` of the changes with every combination of the values of some fields, see `combinations`."""
-    return [base(dataset, {**changes, **choice}) for choice in combinations(axes)]
-
-
-def product(base: Config, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
-    """A configuration with every combination of the values of some fields, see `combinations`."""
-    return [configs.override(base, choice) for choice in combinations(axes)]
-
-
-def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """One value of every axis, in every combination, the last axis changing fastest."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+def variants(
+    dataset: Dataset, changes: Mapping[str, Any], choices: Iterable[Mapping[str, Any]] = ({},)
+) -> list[Config]:
+    """`base` of the changes with every choice of a sweep, see `combinators`. Raises UserError."""
+    return [base(dataset, {**changes, **choice}) for choice in choices]
 
 
 def merged(variants: Iterable[Config]) -> tuple[list[Config], int]:

@@ -4,15 +4,21 @@ r"""Compare scoring functions (and any other choice) on a data set over several 
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
 
 Starts from the data set's recommended configuration, and compares all scores unless --scores or --set=score=... names
-some; --models=recurrent,transformer puts a transformer beside them. Every variant is trained with every seed; runs of
-equal structure train together as one compiled program. Writes OUT/results.csv and OUT/report.html, and prints the
-table. Repeating the command skips runs that have results; a larger --seeds adds runs.
+some; --models=recurrent,transformer puts a transformer beside them. --sweep=NAME compares what one of the functions
+below says. Every variant is trained with every seed; runs of equal structure train together as one compiled program.
+Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the command skips runs that have results; a
+larger --seeds adds runs. --dry_run tells what would be trained and for how long; --tune chooses values on dev first.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from attn_jax import cli, cli_study, config, sweep
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
+from attn_jax.combinators import Sweep, chain, named, paths, product, sample, values, without
 from attn_jax.combines import COMBINES
+from attn_jax.config import Config
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
 from attn_jax.layers import EMBEDDINGS
@@ -39,15 +45,79 @@ cli_study.define(
 )
 
 
+@named
+def scores() -> Sweep:
+    """Every score, and no attention."""
+    return values("score", NONE, *SCORES)
+
+
+@named
+def cells_by_scores() -> Sweep:
+    """LSTM, GRU and plain RNN, each without attention and with three scores."""
+    return product(values("cell", "lstm", "gru", "rnn"), values("score", NONE, "dot", "general", "additive"))
+
+
+@named
+def placements() -> Sweep:
+    """Attention after the cells (Luong), before them (Bahdanau) or between them, with two scores."""
+    return product(values("placement", *config.choices("placement")), values("score", "general", "additive"))
+
+
+@named
+def feedings() -> Sweep:
+    """What else enters the next step, with two scores."""
+    return product(values("input_feeding", *FEEDINGS), values("score", "general", "additive"))
+
+
+@named
+def luong_2015() -> Sweep:
+    """Global, local_m and local_p attention with scores of Luong et al. (2015, table 4) and input feeding."""
+    everywhere = product(values("window", "global"), values("score", "location", "dot", "general"))
+    local = product(values("window", "local_m", "local_p"), values("score", "dot", "general"))
+    return product([{"input_feeding": "attentional"}], chain(everywhere, local))
+
+
+@named
+def from_fixed_to_attention() -> Sweep:
+    """A fixed context, then one thing more at a time: both directions, attention, input feeding."""
+    return [
+        {"encoder": "uni", "score": NONE},
+        {"encoder": "bi", "score": NONE},
+        {"encoder": "bi", "score": "general"},
+        {"encoder": "bi", "score": "general", "input_feeding": "attentional"},
+    ]
+
+
+@named
+def mechanisms() -> Sweep:
+    """What matters at all: 24 combinations of score, cell, placement, normaliser and feeding at random."""
+    everything = product(
+        values("score", "dot", "scaled_dot", "general", "concat", "additive"),
+        values("cell", "lstm", "gru"),
+        values("placement", *config.choices("placement")),
+        values("normalizer", *NORMALIZERS),
+        values("input_feeding", *FEEDINGS),
+    )
+    # Where the context enters the cells already, it is not fed again.
+    legal = without(everything, lambda c: c["placement"] != "after" and c["input_feeding"] == "context")
+    return sample(legal, 24)
+
+
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     axes, changes = cli_study.sweeps(), cli_study.overrides()
-    corpora = cli_study.corpora()
-    if "score.name" not in changes:
+    if "score.name" not in {*changes, *paths(cli_study.choices(axes)), *cli_study.tuned()}:
         axes.setdefault("score.name", list(SCORES))
-    variants = [
-        variant for name in cli.FLAGS.dataset for variant in sweep.variants(corpora.dataset(name), changes, axes)
-    ]
+    chosen = cli_study.choices(axes)
+    corpora = cli_study.corpora()
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for name in cli.FLAGS.dataset
+            for variant in sweep.variants(corpora.dataset(name), {**changes, **tuned}, chosen)
+        ]
+
     cli_study.conduct(variants, corpora, title="Scoring functions")
 
 

@@ -14,10 +14,11 @@ for both.
 --set and --sweep change the configuration of both variants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_jax import cli, cli_study, sweep
+from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 EPOCHS = {"geo": {"dot": 90, "none": 160}, "jobs": {"dot": 95, "none": 95}}
@@ -34,37 +35,46 @@ cli_study.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     axes, changes = cli_study.sweeps(), cli_study.overrides()
-    _refuse_own(axes, changes)
+    choices = cli_study.choices(axes)
+    _refuse_own(combinators.paths([*choices, cli_study.tuned()]), changes)
     corpora = cli_study.corpora()
-    variants, reference = [], []
-    for name in cli.FLAGS.dataset:
-        dataset = f"semantic_parsing/{name}"
-        for score, epochs in EPOCHS[name].items():
-            own = {"score.name": score, "train.epochs": epochs, **changes}
-            variants += sweep.variants(corpora.dataset(dataset), own, axes)
-        reference += [
-            {
-                "dataset": dataset,
-                "variant": {"score.name": score},
-                "metric": "exact_match",
-                "value": value,
-                "source": source,
-            }
-            for table, source in (
-                (PUBLISHED, "Dong and Lapata (2016), as quoted by another source, one seed"),
-                (CHECKPOINT, "the authors' released checkpoint, decoded again"),
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for name in cli.FLAGS.dataset
+            for score, epochs in EPOCHS[name].items()
+            for variant in sweep.variants(
+                corpora.dataset(f"semantic_parsing/{name}"),
+                {"score.name": score, "train.epochs": epochs, **changes, **tuned},
+                choices,
             )
-            for score, value in table.get(name, {}).items()
         ]
+
+    reference = [
+        {
+            "dataset": f"semantic_parsing/{name}",
+            "variant": {"score.name": score},
+            "metric": "exact_match",
+            "value": value,
+            "source": source,
+        }
+        for name in cli.FLAGS.dataset
+        for table, source in (
+            (PUBLISHED, "Dong and Lapata (2016), as quoted by another source, one seed"),
+            (CHECKPOINT, "the authors' released checkpoint, decoded again"),
+        )
+        for score, value in table.get(name, {}).items()
+    ]
     cli_study.conduct(variants, corpora, title="Dong and Lapata (2016)", reference=reference)
 
 
-def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+def _refuse_own(compared: Sequence[str], changes: Mapping[str, Any]) -> None:
     """Raises UserError on another choice of what makes the two variants."""
-    if "score.name" in {*axes, *changes}:
+    if "score.name" in {*compared, *changes}:
         raise UserError("score: this experiment compares dot with none; compare others with compare_scores.py")
-    if "train.epochs" in axes:
-        raise UserError("--sweep=train.epochs: the publication's epochs differ by variant; set one number by --epochs")
+    if "train.epochs" in compared:
+        raise UserError("train.epochs: the publication's epochs differ by variant; set one number by --epochs")
 
 
 if __name__ == "__main__":

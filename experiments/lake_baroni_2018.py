@@ -15,10 +15,11 @@ the decoder is fed its own symbols it goes on to the true length.
 --cells names the cells to train. --set and --sweep change the configuration of all variants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
-from attn_jax import cli, cli_study, sweep
+from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax.config import Config
 from attn_jax.errors import UserError
 
 CONFIGURATION = {
@@ -66,36 +67,46 @@ cli_study.define({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBL
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     axes, changes = cli_study.sweeps(), cli_study.overrides()
-    _refuse_own(axes, changes)
     asked = axes.pop("cell.name", None)
+    choices = cli_study.choices(axes)
+    _refuse_own({*combinators.paths([*choices, cli_study.tuned()]), *changes})
     corpora = cli_study.corpora()
-    variants, reference = [], []
-    for split in cli.FLAGS.dataset:
-        dataset, cells = f"scan/{split}", asked or sorted({cell for cell, _ in PUBLISHED[split]})
-        for cell in cells:
-            for score, own in SCORES[cell].items():
-                all_changes = {**CONFIGURATION, "cell.name": cell, "score.name": score, **own, **changes}
-                variants += sweep.variants(corpora.dataset(dataset), all_changes, axes)
-        reference += [
-            {
-                "dataset": dataset,
-                "variant": {"cell.name": cell, "score.name": score},
-                "metric": "exact_match",
-                "value": value,
-                "source": f"Lake and Baroni (2018), {remark}",
-            }
-            for (cell, score), (value, remark) in PUBLISHED[split].items()
-            if cell in cells
+    cells = {split: asked or sorted({cell for cell, _ in PUBLISHED[split]}) for split in cli.FLAGS.dataset}
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for split, own in cells.items()
+            for cell in own
+            for score, what in SCORES[cell].items()
+            for variant in sweep.variants(
+                corpora.dataset(f"scan/{split}"),
+                {**CONFIGURATION, "cell.name": cell, "score.name": score, **what, **changes, **tuned},
+                choices,
+            )
         ]
+
+    reference = [
+        {
+            "dataset": f"scan/{split}",
+            "variant": {"cell.name": cell, "score.name": score},
+            "metric": "exact_match",
+            "value": value,
+            "source": f"Lake and Baroni (2018), {remark}",
+        }
+        for split, own in cells.items()
+        for (cell, score), (value, remark) in PUBLISHED[split].items()
+        if cell in own
+    ]
     cli_study.conduct(variants, corpora, title="Lake and Baroni (2018)", reference=reference)
 
 
-def _refuse_own(axes: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+def _refuse_own(chosen: Set[str]) -> None:
     """Raises UserError on another choice of what makes the variants."""
-    if "score.name" in {*axes, *changes}:
+    if "score.name" in chosen:
         raise UserError("score: this experiment has its own; compare others with compare_scores.py")
-    if "cell.name" in changes:
-        raise UserError("--set=cell: name the cells by --cells")
+    if "cell.name" in chosen:
+        raise UserError("cell: name the cells by --cells")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ it (Luong); feeding is that of the attentional vector.
 --scores, --cells, --placements and --input_feedings choose parts of the grid; --set and --sweep change all variants.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from attn_jax import cli, cli_study, sweep
+from attn_jax.config import Config
 from attn_jax.scores import SCORES
 
 PUBLISHED = {
@@ -55,22 +59,29 @@ def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
     changes = SIZES | cli_study.overrides()
     axes = {"score.name": list(SCORES)} | GRID | cli_study.sweeps()
+    fixed = {*changes, *cli_study.tuned()}
+    choices = cli_study.choices({path: values for path, values in axes.items() if path not in fixed})
     corpora = cli_study.corpora()
-    variants, reference = [], []
-    for language in cli.FLAGS.dataset:
-        dataset = f"g2p/sigmorphon2020_{language}"
-        variants += sweep.variants(
-            corpora.dataset(dataset), changes, {path: values for path, values in axes.items() if path not in changes}
-        )
-        reference.append(
-            {
-                "dataset": dataset,
-                "variant": {},
-                "metric": "wer",
-                "value": PUBLISHED[language],
-                "source": "Gorman et al. (2020), the organisers' LSTM, beam 5, one seed",
-            }
-        )
+
+    def variants(tuned: Mapping[str, Any]) -> list[Config]:
+        return [
+            variant
+            for language in cli.FLAGS.dataset
+            for variant in sweep.variants(
+                corpora.dataset(f"g2p/sigmorphon2020_{language}"), {**changes, **tuned}, choices
+            )
+        ]
+
+    reference = [
+        {
+            "dataset": f"g2p/sigmorphon2020_{language}",
+            "variant": {},
+            "metric": "wer",
+            "value": PUBLISHED[language],
+            "source": "Gorman et al. (2020), the organisers' LSTM, beam 5, one seed",
+        }
+        for language in cli.FLAGS.dataset
+    ]
     cli_study.conduct(variants, corpora, title="SIGMORPHON 2020, pronunciations", reference=reference)
 
 

@@ -51,12 +51,12 @@ def place(tmp_path_factory):
         "train.batch_size": 64,
         "train.select": "last",
     }
-    variants = sweep.variants(dataset, changes, {})
+    variants = sweep.variants(dataset, changes)
     study.run(variants, seeds=[0, 1], out=str(path), corpora=study.Corpora(lambda name: dataset))
     by_seed = {json.loads((run / "config.json").read_text())["seed"]: run for run in (path / "runs").iterdir()}
     for seed, run in by_seed.items():
         run.rename(path / f"seed{seed}")
-    blind = sweep.variants(dataset, {**changes, "score.name": "none", "train.steps": 1, "train.eval_every": 1}, {})
+    blind = sweep.variants(dataset, {**changes, "score.name": "none", "train.steps": 1, "train.eval_every": 1})
     study.run(blind, seeds=[0], out=str(path / "other"), corpora=study.Corpora(lambda name: dataset))
     next((path / "other" / "runs").iterdir()).rename(path / "blind")
 

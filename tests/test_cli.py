@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from attn_jax import cli_study
+from attn_jax import cli_study, combinators
 from attn_jax.errors import UserError
 
 SCRIPT = '''"""Compare toys.
@@ -390,3 +391,115 @@ def test_files_are_asked_for_only_where_they_can_be_used() -> None:
         values = flags.FlagValues()
         cli_study.define({}, datasets=datasets, flag_values=values)
         assert ("files" in values) == has
+
+
+# -- named sweeps and tuning -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps with names, good and bad."""
+    made = {
+        "two": combinators.values("score", "none", "dot"),
+        "sizes": combinators.values("hidden_size", 4, 8),
+        "epochs": combinators.values("train.epochs", 1, 2),
+        "steps": combinators.values("train.steps", 1, 2),
+        "typo": [{"score": "dto"}],
+        "field": [{"scoer": "dot"}],
+        "seeds": [{"seed": 1}],
+        "nothing": [],
+    }
+    table = {}
+    for name, sweep in made.items():
+        table[name] = functools.partial(list, sweep)
+        table[name].__doc__ = "Of a test."
+    monkeypatch.setattr(combinators, "SWEEPS", table)
+
+
+def chosen(*words: str) -> combinators.Sweep:
+    values = parse(*words)
+    return cli_study.choices(cli_study.sweeps(values), values)
+
+
+def test_named_sweeps_multiply_with_each_other_and_with_axes(sweeps: None) -> None:
+    assert chosen() == [{}]
+    assert chosen("--sweep=two", "--cells=gru,lstm", "--sweep=sizes") == [
+        {"score.name": score, "hidden_size": size, "cell.name": cell}
+        for score in ("none", "dot")
+        for size in (4, 8)
+        for cell in ("gru", "lstm")
+    ]
+    assert chosen("--sweep=epochs") == [{"train.epochs": n, "train.steps": 0} for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--sweep=tow", "unknown sweep 'tow': did you mean 'two'? (allowed: "),
+        (
+            "--sweep=two --scores=dot",
+            "--sweep=two: this sweep chooses score.name, and another flag compares values of it",
+        ),
+        ("--sweep=two --set=score=dot", "--sweep=two: this sweep chooses score.name, and --set=score sets it"),
+        ("--sweep=sizes --hidden_size=4", "--sweep=sizes: this sweep chooses hidden_size, and --hidden_size sets it"),
+        ("--sweep=two --sweep=two", "--sweep=two: this sweep chooses score.name, and --sweep=two chooses it"),
+        ("--sweep=typo", "--sweep=typo: unknown score 'dto': did you mean 'dot'? (allowed: dot, none)"),
+        ("--sweep=field", "--sweep=field: unknown configuration field 'scoer'"),
+        ("--sweep=seeds", "--sweep=seeds: seed has a flag of its own: use --seeds"),
+        ("--sweep=nothing", "--sweep=nothing: this sweep has no variants"),
+        ("--sweep=steps --epochs=3", "--sweep=steps: this sweep chooses train.steps, and another flag train.epochs"),
+        ("--sweep=epochs --steps=3", "--sweep=epochs: this sweep chooses train.epochs, and another flag train.steps"),
+    ],
+)
+def test_wrong_named_sweeps(words: str, message: str, sweeps: None) -> None:
+    with pytest.raises(UserError) as error:
+        chosen(*words.split())
+    assert str(error.value).startswith(message)
+
+
+def test_a_script_without_named_sweeps_wants_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combinators, "SWEEPS", {})
+    with pytest.raises(flags.IllegalFlagValueError, match="expected PATH=V1,V2"):
+        parse("--sweep=two")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", {}),
+        (
+            "--tune=optim.learning_rate=1e-3,0.1 --tune=cell=gru,lstm --tune_seeds=4",
+            {"optim.learning_rate": ["1e-3", "0.1"], "cell.name": ["gru", "lstm"]},
+        ),
+        ("--tune=train.epochs=1,2", {"train.epochs": ["1", "2"], "train.steps": ["0"]}),
+    ],
+)
+def test_tuned(words: str, expected: dict[str, list[str]]) -> None:
+    assert cli_study.tuned(parse(*words.split())) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tune=score=dto", "--tune: unknown score 'dto': did you mean 'dot'? (allowed: dot, none)"),
+        ("--tune=cell=gru,gru", "--tune: cell has the value gru twice"),
+        ("--tune=cell=", "--tune=cell=: expected values separated by commas, and none of them empty"),
+        (
+            "--tune=cell=gru --tune=cell.name=lstm",
+            "--tune: the values of cell.name are given twice; give them in one flag",
+        ),
+        ("--tune=cell=gru --set=cell=lstm", "--tune: cell is set by --set=cell already; set it or tune it"),
+        ("--tune=cell=gru --cells=lstm", "--tune: cell is compared already; compare its values or tune it"),
+        ("--tune=score=dot,none --sweep=two", "--tune: score is compared already; compare its values or tune it"),
+        ("--tune=seed=1,2", "--tune: seed has a flag of its own: use --seeds"),
+        ("--tune_seeds=3", "--tune_seeds: nothing is tuned; name a field and its values by --tune"),
+        (
+            "--steps=3 --tune=train.epochs=1,2",
+            "--steps and --tune=train.epochs: only one of them can give the length of training",
+        ),
+    ],
+)
+def test_wrong_tuning(words: str, message: str, sweeps: None) -> None:
+    with pytest.raises(UserError) as error:
+        cli_study.tuned(parse(*words.split()))
+    assert str(error.value) == message

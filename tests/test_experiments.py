@@ -48,6 +48,12 @@ WRONG = {
         [COPY, "--scores=dot", "--out=/proc/attn_jax/out"],
         "--out=/proc/attn_jax/out: cannot be written",
     ),
+    "unknown sweep": ([COPY, "--sweep=placement"], "unknown sweep 'placement': did you mean 'placements'?"),
+    "tuning without dev": (
+        [TEXT, "--files=train=good.src,good.trg", GOOD, "--tune=optim.learning_rate=1,2"],
+        "--tune: parallel_text has no dev split to choose by",
+    ),
+    "forecast of what cannot be": ([COPY, "--scores=dot", "--dry_run", "--set=decoder.size=6"], "needs equal widths"),
     "widths": ([COPY, "--scores=dot", "--set=decoder.size=6"], "score 'dot' needs equal widths"),
 }
 
@@ -102,6 +108,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+LEGAL = """
+import runpy, sys
+from attn_jax import combinators, sweep
+from attn_jax.config import Config, override
+from attn_jax.seq2seq import with_memory_size
+
+runpy.run_path(sys.argv[1], run_name="experiment")
+for name, function in combinators.SWEEPS.items():
+    print(name, len(sweep.merged(with_memory_size(override(Config(), choice), 128) for choice in function())[0]))
+"""
+
+
 def plan(directory, script, *flags):
     """What the study of an experiment would train, [score, cell, epochs, steps, rate] each, and its references."""
     environment = {**os.environ, "ATTN_JAX_DATA": str(directory / "data")}
@@ -116,6 +134,42 @@ def test_a_score_that_is_set_is_the_only_one(tmp_path):
     assert [variant[:2] for variant in variants] == [["dot", "gru"], ["dot", "lstm"]]
     variants, _ = plan(tmp_path, "compare_scores.py", COPY, "--steps=5")
     assert [variant[0] for variant in variants] == list(SCORES)
+
+
+SWEEP = """
+from attn_jax.combinators import named, values
+
+@named
+def mine():
+    \"\"\"Two rates.\"\"\"
+    return values("optim.learning_rate", 0.1, 0.2)
+"""
+
+
+def test_named_sweeps(tmp_path):
+    (tmp_path / "mine.py").write_text(SWEEP)
+    flags = (COPY, "--steps=5", "--load=mine.py", "--sweep=mine")
+    variants, _ = plan(tmp_path, "compare_scores.py", *flags, "--sweep=placements")
+    assert [(score, rate) for score, _, _, _, rate in variants] == [
+        (score, rate) for rate in (0.1, 0.2) for _ in range(3) for score in ("general", "additive")
+    ]
+    variants, _ = plan(tmp_path, "lake_baroni_2018.py", "--load=mine.py", "--sweep=mine", "--cells=lstm")
+    assert [variant[-1] for variant in variants] == [0.1, 0.2]
+    told = call(tmp_path, "compare_scores.py", "--load=mine.py", "--help").stdout
+    assert "mine: Two rates." in told
+    assert "scores: Every score, and no attention." in told
+
+
+def test_every_named_sweep_is_legal_where_widths_are_equal():
+    names = subprocess.run(
+        [sys.executable, "-c", LEGAL, ROOT / "experiments" / "compare_scores.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    counts = dict(zip(names[::2], map(int, names[1::2]), strict=True))
+    expected = {"cells_by_scores": 12, "placements": 6, "feedings": 6, "luong_2015": 7, "from_fixed_to_attention": 4}
+    assert counts == expected | {"scores": len(SCORES) + 1, "mechanisms": 24}
 
 
 def test_dong_and_lapata(tmp_path, manual_dir):
@@ -134,7 +188,8 @@ def test_dong_and_lapata(tmp_path, manual_dir):
     for flag, message in {
         "--set=score=general": "score: this experiment compares dot with none",
         "--sweep=score=dot,general": "score: this experiment compares dot with none",
-        "--sweep=train.epochs=1,2": "--sweep=train.epochs: the publication's epochs differ by variant",
+        "--sweep=train.epochs=1,2": "train.epochs: the publication's epochs differ by variant",
+        "--tune=score=dot,general": "score: this experiment compares dot with none",
         "--files=train=a.tsv": "unknown flag --files",
     }.items():
         process = call(tmp_path, script, data, flag, "--out=out")
@@ -157,7 +212,7 @@ def test_lake_and_baroni(tmp_path):
     assert [figure["value"] for figure in references] == [99.7]
     for flag, message in {
         "--set=score=dot": "score: this experiment has its own",
-        "--set=cell=rnn": "--set=cell: name the cells by --cells",
+        "--set=cell=rnn": "cell: name the cells by --cells",
         "--cells=gru": "--cells: unknown cell 'gru'",
     }.items():
         process = call(tmp_path, script, flag, "--out=out")

@@ -20,8 +20,10 @@ ROOMS = """
     data losses metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events results export selection outcome
     clock progression program
-    sweep translator reuse signflip stats ranking bootstrap factors effects breakdown plots figure_files
-    report_data report_table report_export report_charts report_maps report_page report progress study
+    combinators sweep translator reuse
+    signflip stats ranking bootstrap factors effects breakdown plots figure_files tuned
+    report_data report_table report_export report_charts report_maps report_tuning report_page report
+    progress study tuning forecast
     cli_parsers cli_help cli_study cli
     __init__
 """

@@ -19,7 +19,7 @@ import pytest
 import tiny
 from tensorboardX.proto import event_pb2
 
-from attn_jax import checkpoint, study, sweep
+from attn_jax import checkpoint, study
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
 from attn_jax.progress import Console
@@ -38,7 +38,7 @@ class KilledError(Exception):
 
 def run(out, saving=Saving(every=1)):  # noqa: B008
     corpora = study.Corpora(lambda name: tiny.dataset())
-    return study.run(sweep.product(BASE, AXES), seeds=[0], out=str(out), corpora=corpora, saving=saving)
+    return study.run(tiny.combined(BASE, AXES), seeds=[0], out=str(out), corpora=corpora, saving=saving)
 
 
 def contents(out: Path) -> dict[str, object]:

@@ -24,7 +24,7 @@ def run(out, seeds=1, **options):
     axes = {"combine": ["tanh", "linear"], "optim.learning_rate": list(RATES.values())}
     corpora = study.Corpora(lambda name: tiny.dataset())
     options = {"title": "Rates", "command": "a command", **options}
-    return study.run(sweep.product(BASE, axes), seeds=range(seeds), out=str(out), corpora=corpora, **options)
+    return study.run(tiny.combined(BASE, axes), seeds=range(seeds), out=str(out), corpora=corpora, **options)
 
 
 def results_of(out):
@@ -54,7 +54,7 @@ def out(tmp_path_factory):
 
 def test_equal_combinations_are_merged_and_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(study.program, "train", lambda *args: pytest.fail("trained"))
-    variants = sweep.product(BASE, {"combine": ["tanh", "linear"], "score": ["none", "dot"]})
+    variants = tiny.combined(BASE, {"combine": ["tanh", "linear"], "score": ["none", "dot"]})
     distinct, dropped = sweep.merged(variants)
     assert [(v.score.name, v.combine.name) for v in distinct] == [("none", "tanh"), ("dot", "tanh"), ("dot", "linear")]
     assert dropped == 1
@@ -253,13 +253,13 @@ def fake_result(output, config):
 
 
 def plan_only(out, seeds, scores=("none",), **options):
-    variants = sweep.product(BASE, {"score": list(scores)})
+    variants = tiny.combined(BASE, {"score": list(scores)})
     corpora = study.Corpora(lambda name: tiny.dataset())
     study.run(variants, seeds=range(seeds), out=str(out), corpora=corpora, **options)
 
 
 def ids_of(seeds, score="none"):
-    variant, *_ = sweep.merged(sweep.product(BASE, {"score": [score]}))[0]
+    variant, *_ = sweep.merged(tiny.combined(BASE, {"score": [score]}))[0]
     return [configs.run_id(configs.override(variant, {"seed": n}), tiny.dataset().fingerprint) for n in range(seeds)]
 
 
@@ -310,7 +310,7 @@ def test_what_another_process_trains_is_left_to_it_and_waited_for(tmp_path, trai
         thread.join(0.5)
         assert thread.is_alive(), "it waits for the other process"
         assert trained == [[("dot", seed) for seed in range(3)]]
-        variant, *_ = sweep.merged(sweep.product(BASE, {"score": ["none"]}))[0]
+        variant, *_ = sweep.merged(tiny.combined(BASE, {"score": ["none"]}))[0]
         for seed in (0, 1):
             fake_result(output, configs.override(variant, {"seed": seed}))
         other.kill()

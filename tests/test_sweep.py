@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from attn_jax import sweep
+from attn_jax.combinators import grid
 from attn_jax.encoders import memory_size
 from attn_jax.errors import UserError
 
@@ -18,10 +19,10 @@ def widths(variants):
 def test_encoders_are_compared_at_one_width_of_memory(recommended):
     data, axes = tiny.dataset(recommended=recommended), {"encoder.name": ["uni", "bi", "reversed"]}
     expected = [("uni", 6, 6, 6), ("bi", 3, 6, 6), ("reversed", 6, 6, 6)]
-    assert widths(sweep.variants(data, {"score": "dot"}, axes)) == expected
-    assert sweep.merged(sweep.variants(data, {"score": "dot"}, axes))[1] == 0, "all legal, with bridge=last"
+    assert widths(sweep.variants(data, {"score": "dot"}, grid(axes))) == expected
+    assert sweep.merged(sweep.variants(data, {"score": "dot"}, grid(axes)))[1] == 0, "all legal, with bridge=last"
     assert widths([sweep.base(data, {"encoder": "bi"})]) == expected[1:2]
-    assert widths(sweep.variants(data, {"hidden_size": 8}, axes)) == [
+    assert widths(sweep.variants(data, {"hidden_size": 8}, grid(axes))) == [
         ("uni", 8, 8, 8),
         ("bi", 4, 8, 8),
         ("reversed", 8, 8, 8),
@@ -31,8 +32,8 @@ def test_encoders_are_compared_at_one_width_of_memory(recommended):
 def test_a_size_that_is_given_stays_as_it_is():
     data, axes = tiny.dataset(recommended=SIZES), {"encoder.name": ["uni", "bi"]}
     for size in ({"encoder.size": "5"}, {"encoder.size": "5", "hidden_size": "6"}):
-        assert widths(sweep.variants(data, size, axes)) == [("uni", 5, 5, 6), ("bi", 5, 10, 6)]
-    swept = sweep.variants(data, {}, {"encoder.size": [2, 3], "encoder": ["bi"]})
+        assert widths(sweep.variants(data, size, grid(axes))) == [("uni", 5, 5, 6), ("bi", 5, 10, 6)]
+    swept = sweep.variants(data, {}, grid({"encoder.size": [2, 3], "encoder": ["bi"]}))
     assert widths(swept) == [("bi", 2, 4, 6), ("bi", 3, 6, 6)]
 
 

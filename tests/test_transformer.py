@@ -9,6 +9,7 @@ import reference
 import tiny
 
 from attn_jax import config as configs
+from attn_jax.combinators import grid
 from attn_jax.config import Config
 from attn_jax.data.text import BOS, EOS, PAD
 from attn_jax.decoding import greedy
@@ -387,7 +388,7 @@ def test_fields_that_matter_to_a_transformer_are_kept(path, value):
 
 def test_a_sweep_over_scores_has_one_transformer():
     axes = {"model": ["recurrent", "transformer"], "score": ["dot", "general"], "cell": ["gru", "lstm"]}
-    distinct, dropped = merged(variants(tiny.dataset(), {}, axes))
+    distinct, dropped = merged(variants(tiny.dataset(), {}, grid(axes)))
     assert [(one.model, one.score.name, one.cell.name) for one in distinct[:-1]] == [
         ("recurrent", score, cell) for score in ("dot", "general") for cell in ("gru", "lstm")
     ]

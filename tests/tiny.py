@@ -7,6 +7,7 @@ from typing import Any
 
 from attn_jax import config as configs
 from attn_jax.cells import CELLS
+from attn_jax.combinators import grid
 from attn_jax.config import Config
 from attn_jax.data.datasets import Dataset, Example, Info, fingerprint, pair
 from attn_jax.decoder import FEEDINGS
@@ -72,6 +73,11 @@ def with_splits(made: Dataset, **given: Sequence[tuple[str, str]]) -> Dataset:
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """The configuration with values at paths changed."""
     return configs.override(config, changes)
+
+
+def combined(base: Config, axes: Mapping[str, Sequence[Any]]) -> list[Config]:
+    """The configuration with every combination of the values of some fields."""
+    return [configs.override(base, choice) for choice in grid(axes)]
 
 
 def config(**changes: Any) -> Config:
