@@ -18,9 +18,9 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts decoder transformer seq2seq
     data losses metrics decoding beam_search search alignment
-    processes devices optimizers training evaluation checkpoint events results export selection outcome
-    clock progression program
-    sweep translator reuse stats plots report_data report_table report_page report progress study
+    processes devices optimizers training evaluation checkpoint events trackers results export selection outcome
+    clock progression program jobs
+    sweep translator reuse stats plots report_data report_table report_page report progress launch pool worker study
     cli_parsers cli_help cli_study cli
     __init__
 """
