@@ -27,7 +27,7 @@ POLL = 0.5
 STOP_SECONDS = 120.0
 """A process that was asked to save and stop is killed after so long."""
 
-RAY_MISSING = "--launcher=ray: Ray is not installed: python -m pip install 'ray>=2.40'"
+RAY_MISSING = "--launcher=ray: Ray is not installed: python -m pip install ray"
 
 
 @dataclasses.dataclass(frozen=True)
