@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
+import jax
+
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted, handled
 from attn_jax.jobs import Corpora, Job, Setting, perform
@@ -164,6 +166,19 @@ class _Dispatch:
         raise Interrupted(number, f"with {self.saved} program(s) saved")
 
 
+def threads() -> str:
+    """What `NPROC` must be where a program is trained elsewhere, so that its numbers are those that it would have here.
+
+    XLA has as many threads as there are cores, and their number decides in which order large sums are made.
+    """
+    return os.environ.get("NPROC") or str(len(cores()) or os.cpu_count() or 1)
+
+
+def cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 # -- Ray -----------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +224,7 @@ class Ray:
         address = self.resources.address or os.environ.get("RAY_ADDRESS") or "local"
         options = {"address": address, "log_to_driver": True, "configure_logging": False}
         if address == "local":
-            options |= {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
+            options |= {"include_dashboard": False, "num_cpus": len(cores()) or os.cpu_count()}
         try:
             with _own_signals():
                 self.ray.init(**options)
@@ -232,7 +247,7 @@ class Ray:
         """Hands a job out."""
         if not self.ray.is_initialized():
             self._begin()
-        about = dataclasses.asdict(self.resources)
+        about = {**dataclasses.asdict(self.resources), "threads": threads()}
         ref = self.task.remote(self.setting.to_json(), job.to_json(), about, self.events)
         self.refs[ref] = job.program
 
@@ -292,11 +307,11 @@ _ENTERED: dict[str, Corpora] = {}
 def _ray_task(setting: Mapping[str, Any], job: Mapping[str, Any], about: Mapping[str, Any], events: Any) -> list[Any]:
     """What a process of Ray's does: kind and value of an `Event`."""
     # Before JAX looks for devices. Ray has chosen the devices, not the number of threads nor the share of memory.
-    os.environ.setdefault("NPROC", str(max(1, round(about["cpus"]))))
+    os.environ["NPROC"] = about["threads"]
     if 0 < about["gpus"] < 1:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * about['gpus']:.3f}")
     if not about["gpus"] and not about["tpus"]:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        jax.config.update("jax_platforms", "cpu")
     HANDLER.quiet = True
     with handled():
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attn_jax.jobs import Job, Setting
-from attn_jax.launch import STOP_SECONDS, Event
+from attn_jax.launch import STOP_SECONDS, Event, cores, threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Local:
     jobs: int = 1
 
 
-def shares(workers: int, cores: list[int]) -> list[list[int]]:
+def shares(workers: int, available: list[int]) -> list[list[int]]:
     """The cores of each worker: parts of nearly equal size; one core for several workers if there are more of them."""
-    if workers > len(cores):
-        return [[cores[worker % len(cores)]] for worker in range(workers)]
-    return [cores[w * len(cores) // workers : (w + 1) * len(cores) // workers] for w in range(workers)]
+    if workers > len(available):
+        return [[available[worker % len(available)]] for worker in range(workers)]
+    return [available[w * len(available) // workers : (w + 1) * len(available) // workers] for w in range(workers)]
 
 
 def device_settings(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
@@ -58,7 +58,8 @@ class _Process:
     def __init__(self, cores: list[int], settings: dict[str, str], setting: Setting, said: "queue.SimpleQueue[Any]"):
         package = str(Path(__file__).resolve().parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+        own = {"NPROC": threads(), **os.environ, **settings}
+        environment = {**own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         reading, writing = os.pipe()
         # Ctrl-C on a terminal goes to the parent alone, which passes it on.
         self.process = subprocess.Popen(
@@ -122,8 +123,8 @@ class Pool:
 
     def __init__(self, workers: int, setting: Setting, *, spread: bool = False):
         self.slots, self.setting = workers, setting
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self._cores = shares(workers, cores) if cores else [[]] * workers
+        available = cores()
+        self._cores = shares(workers, available) if available else [[]] * workers
         gpus = [] if spread else visible_gpus()
         self._settings = [device_settings(worker, workers, gpus) for worker in range(workers)]
         self._processes: list[_Process | None] = [None] * workers

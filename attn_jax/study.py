@@ -49,8 +49,8 @@ class Shard:
         return cls(int(index), int(count))
 
     def of(self, programs: Sequence[list[str]]) -> list[list[str]]:
-        """The programs of this part: every n-th, so that no part has all the large ones."""
-        return list(programs[self.index :: self.count])
+        """The programs of this part: every n-th, by the number of their runs, so that no part has all the large ones."""
+        return sorted(programs, key=len, reverse=True)[self.index :: self.count]
 
 
 @dataclasses.dataclass(frozen=True)

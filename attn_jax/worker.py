@@ -18,7 +18,7 @@ from typing import Any, TextIO
 def main(cores: str, events: str) -> int:
     """Performs jobs until there are no more; the exit code."""
     if cores:
-        # Before JAX starts its threads, which are as many as the cores that it may use.
+        # Before JAX starts its threads, which take this over.
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     from attn_jax.interruption import HANDLER, Interrupted, handled
 
