@@ -49,7 +49,7 @@ class Shard:
         return cls(int(index), int(count))
 
     def of(self, programs: Sequence[list[str]]) -> list[list[str]]:
-        """The programs of this part: every n-th, by the number of their runs, so that no part has all the large ones."""
+        """The programs of this part: every n-th by the number of their runs, so that no part has all the large ones."""
         return sorted(programs, key=len, reverse=True)[self.index :: self.count]
 
 

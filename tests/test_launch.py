@@ -210,8 +210,8 @@ def test_a_program_is_taken_once_and_not_when_another_has_its_runs(tmp_path, mon
 
 STUDY = [
     *("experiments/compare_scores.py", "--dataset=synthetic/reverse?examples=300&test_examples=20", "--scores=none"),
-    *("--cells=rnn,gru", "--hidden_size=8", "--set=encoder=uni", "--steps=600", "--set=train.eval_every=150"),
-    *("--seeds=2", "--set=dropout.embedding=0.1", "--checkpoint_every=5"),
+    *("--cells=rnn,gru", "--hidden_size=8", "--set=encoder=uni", "--steps=4000", "--set=train.eval_every=2000"),
+    *("--seeds=2", "--set=dropout.embedding=0.1", "--checkpoint_every=50"),
 ]
 
 
@@ -254,7 +254,8 @@ def with_checkpoint(process, out):
     """A worker that has saved, and its program."""
     while process.poll() is None:
         for pid, name in workers(out).items():
-            if pid != process.pid and any((out / "programs" / name / "checkpoints").glob("[0-9]*")):
+            saved = (out / "programs" / name / "checkpoints").glob("[0-9]*")
+            if pid != process.pid and any(path.name.isdecimal() for path in saved):
                 return pid, name
         time.sleep(0.05)
     pytest.fail(process.stderr.read())
