@@ -6,11 +6,13 @@ times, and goes on from its checkpoint; results are files, so nothing is carried
 """
 
 import collections
+import contextlib
 import dataclasses
+import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import jax
@@ -25,6 +27,9 @@ RETRIES = 3
 
 POLL = 0.5
 """Seconds between two looks at the launcher, and at what other processes have in hand."""
+
+CHOOSE_SECONDS = 10.0
+"""Seconds between two looks for work while nothing ends here: another process may have given some up."""
 
 STOP_SECONDS = 120.0
 """A process that was asked to save and stop is killed after so long."""
@@ -86,19 +91,20 @@ class _Dispatch:
         self.deaths = collections.Counter[str]()
         self.given_up: set[str] = set()
         self.lost: list[str] = []
-        self.finished = 0
-        self.saved = 0
+        self.finished = self.saved = self.elsewhere = 0
+        self.due = -math.inf  # when to choose again
 
     def run(self) -> list[str]:
         waiting = False
         with self.launcher, HANDLER.deferred():
             while True:
-                elsewhere = self._hand_out()
-                if not self.in_hand and not elsewhere:
+                if time.monotonic() >= self.due or not self.in_hand:
+                    self._hand_out()
+                if not self.in_hand and not self.elsewhere:
                     return self.lost
                 if not self.in_hand and not waiting:
                     waiting = True
-                    self.board.line(f"waiting for {elsewhere} run(s) that another process trains")
+                    self.board.line(f"waiting for {self.elsewhere} run(s) that another process trains")
                 if self.in_hand:
                     self._look()
                 else:
@@ -106,17 +112,17 @@ class _Dispatch:
                 if HANDLER.pending is not None:
                     self._stop()
 
-    def _hand_out(self) -> int:
-        """Fills the launcher's slots. The number of runs that other processes have in hand if nothing is left to do."""
+    def _hand_out(self) -> None:
+        """Fills the launcher's slots."""
+        self.due = time.monotonic() + CHOOSE_SECONDS
         while len(self.in_hand) < self.launcher.slots:
             hands = {program: list(job.members) for program, job in self.in_hand.items()}
-            job, left, elsewhere = self.choose(hands, self.given_up)
+            job, left, self.elsewhere = self.choose(hands, self.given_up)
             self.board.total = self.finished + len(self.in_hand) + left
             if job is None:
-                return elsewhere
+                return
             self.in_hand[job.program] = job
             self.launcher.start(job)
-        return 0
 
     def _look(self) -> None:
         for event in self.launcher.wait(POLL):
@@ -136,9 +142,11 @@ class _Dispatch:
             self.board.told(event.program, list(job.members.values()), event.value)
         elif event.kind == "ended":
             del self.in_hand[event.program]
+            self.due = -math.inf
             self.finished += event.value == "done"
         elif event.kind in ("died", "stopped"):
             del self.in_hand[event.program]
+            self.due = -math.inf
             self.board.lost(event.program)
             if HANDLER.pending is not None:
                 self.saved += event.kind == "stopped"
@@ -289,14 +297,14 @@ class Ray:
         self.ray.shutdown()
 
 
-class _own_signals:  # noqa: N801
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
     """Inside, a library may set handlers of signals; at the end ours are back."""
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
