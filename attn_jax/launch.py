@@ -187,6 +187,12 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def memory_share(part: float) -> dict[str, str]:
+    """The environment that gives a process a part of a GPU's memory, unless the user's says something of it."""
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    return {} if any(name in os.environ for name in names) else {names[0]: f"{0.9 * part:.3f}"}
+
+
 # -- Ray -----------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +323,7 @@ def _ray_task(setting: Mapping[str, Any], job: Mapping[str, Any], about: Mapping
     # Before JAX looks for devices. Ray has chosen the devices, not the number of threads nor the share of memory.
     os.environ["NPROC"] = about["threads"]
     if 0 < about["gpus"] < 1:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * about['gpus']:.3f}")
+        os.environ.update(memory_share(about["gpus"]))
     if not about["gpus"] and not about["tpus"]:
         jax.config.update("jax_platforms", "cpu")
     HANDLER.quiet = True

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attn_jax.jobs import Job, Setting
-from attn_jax.launch import STOP_SECONDS, Event, cores, threads
+from attn_jax.launch import STOP_SECONDS, Event, cores, memory_share, threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,7 @@ def device_settings(worker: int, workers: int, gpus: list[str]) -> dict[str, str
         return {}
     settings = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]}
     together = -(-workers // len(gpus))
-    if together > 1:
-        settings["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / together:.3f}"
-    return settings
+    return settings if together == 1 else settings | memory_share(1 / together)
 
 
 def visible_gpus() -> list[str]:

@@ -165,7 +165,7 @@ def test_shares_of_gpus(monkeypatch):
     assert pool.device_settings(1, 2, ["3", "5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
     settings = [pool.device_settings(worker, 4, ["3", "5"]) for worker in range(4)]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in settings] == ["3", "5", "3", "5"]
-    assert {one["XLA_PYTHON_CLIENT_MEM_FRACTION"] for one in settings} == {"0.450"}
+    assert {one["XLA_CLIENT_MEM_FRACTION"] for one in settings} == {"0.450"}
 
 
 # -- the unit of work -----------------------------------------------------------------------------------------------
