@@ -49,14 +49,14 @@ def test_shards_on_file_systems_of_their_own_make_the_whole(tmp_path, monkeypatc
 def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path):
     """No program of a part differs from one of the whole, whatever is done of it."""
     corpus = jobs.Corpora(lambda name: tiny.dataset()).corpus(BASE)
-    for seeds, size in ((1, 16), (5, 2), (7, 3), (10, 4)):
+    for seeds, size in ((1, 16), (5, 2), (7, 3)):
         runs = {}
-        for variant in sweep.product(BASE, {"cell": ["rnn", "gru", "lstm"]}):
+        for variant in sweep.product(BASE, {"cell": ["rnn", "gru"]}):
             for seed in range(seeds):
                 member = tiny.changed(variant, {"seed": seed})
                 runs[jobs.configs.run_id(member, corpus.fingerprint)] = member
         whole = study._plan(runs, {}, set(), Cut(size))
-        for count in range(1, len(whole) + 2):
+        for count in (2, 3, len(whole) + 1):
             found = {}
             for index in range(count):
                 mine, cut = study._part(runs, Shard(index, count), size, None)
