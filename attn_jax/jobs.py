@@ -18,6 +18,7 @@ from attn_jax import config as configs
 from attn_jax import data, extensions, processes, program, results
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
+from attn_jax.data.datasets import fingerprint
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.program import Progress
@@ -27,15 +28,20 @@ from attn_jax.results import Output
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where data sets come from, in words that another process understands: the arguments of `data.load`."""
+    """Where data sets come from, in words that another process understands: the arguments of `data.load`.
+
+    tests: without them a data set has no split but train and dev, and a fingerprint of its own.
+    """
 
     manual_dir: str | None = None
     data_dir: str | None = None
     files: Mapping[str, Sequence[str]] | None = None
+    tests: bool = True
 
     def __call__(self, name: str) -> data.Dataset:
         """The data set of that name. Raises UserError."""
-        return data.load(name, manual_dir=self.manual_dir, data_dir=self.data_dir, files=self.files)
+        found = data.load(name, manual_dir=self.manual_dir, data_dir=self.data_dir, files=self.files)
+        return found if self.tests else without_tests(found)
 
     def absolute(self) -> "Source":
         """The same for a process in another working directory."""
@@ -44,7 +50,13 @@ class Source:
             return path and os.path.abspath(os.path.expanduser(path))
 
         files = self.files and {split: [os.path.abspath(path) for path in paths] for split, paths in self.files.items()}
-        return Source(one(self.manual_dir), one(self.data_dir), files)
+        return Source(one(self.manual_dir), one(self.data_dir), files, self.tests)
+
+
+def without_tests(whole: data.Dataset) -> data.Dataset:
+    """The data set with no split but train and dev, under a fingerprint of its own: nothing can look at test."""
+    splits = {split: examples for split, examples in whole.splits.items() if split in ("train", "dev")}
+    return dataclasses.replace(whole, splits=splits, fingerprint=fingerprint(splits))
 
 
 class Corpora:
@@ -66,6 +78,12 @@ class Corpora:
         if config.data not in self._encoded:
             self._encoded[config.data] = encode(self.dataset(config.data.dataset), config)
         return self._encoded[config.data]
+
+    def without_tests(self) -> "Corpora":
+        """The same data without test splits; other processes can load it if they can load the whole."""
+        if isinstance(self.load, Source):
+            return Corpora(dataclasses.replace(self.load, tests=False))
+        return Corpora(lambda name: without_tests(self.dataset(name)))
 
 
 @dataclasses.dataclass(frozen=True)

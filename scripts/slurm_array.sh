@@ -4,7 +4,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
 #SBATCH --time=04:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 # One part of a study for each task of a Slurm array, all into one directory that every node reaches:
 #
@@ -16,12 +16,15 @@ set -euo pipefail
 : "${SLURM_ARRAY_TASK_ID:?is set by Slurm: sbatch $0 experiments/... --out=...}"
 [[ $# -gt 0 ]] || { echo "usage: sbatch $0 experiments/NAME.py --out=DIR ..." >&2; exit 2; }
 
-code=0
 "${PYTHON:-.venv/bin/python}" "$@" --shard="$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" &
+child=$! stopped="" code=0
 # The shell passes on the signal that comes before the time is over, and waits for the checkpoint.
-trap 'kill -TERM $!' TERM
-wait $! || code=$?
-while kill -0 $! 2> /dev/null; do wait $! && code=0 || code=$?; done
+trap 'stopped=yes; kill -TERM "$child"' TERM
+wait "$child" || code=$?
+if [[ -n $stopped ]]; then
+    code=0
+    wait "$child" || code=$?
+fi
 if [[ $code -eq 75 ]]; then
     scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 fi

@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from attn_jax import interruption, jobs, launch, pool, results
+from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
 from attn_jax.jobs import Job, Setting, Source
@@ -122,7 +123,7 @@ def test_a_signal_stops_all_and_nothing_is_started_again(number, code):
 
 def test_a_job_and_its_setting_survive_json(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    todo = Job("out", {"x": tiny.config(score="dot"), "y": tiny.config()}, Saving(3, 4), launch_mesh(), ("mlflow",))
+    todo = Job("out", {"x": tiny.config(score="dot"), "y": tiny.config()}, Saving(3, 4), MeshShape(2, 1), ("mlflow",))
     again = Job.from_json(json.loads(json.dumps(todo.to_json())))
     assert again == Job(str(tmp_path / "out"), todo.members, todo.saving, todo.mesh, todo.log_to)
     assert again.program == todo.program
@@ -132,14 +133,21 @@ def test_a_job_and_its_setting_survive_json(tmp_path, monkeypatch):
     home = os.path.expanduser("~")
     files = {"train": [f"{tmp_path}/a", f"{tmp_path}/b"]}
     assert setting.source == Source(f"{tmp_path}/data", f"{home}/cache", files)
+    tuning = Setting.from_json(json.loads(json.dumps(Setting.here(corpora.without_tests()).to_json())))
+    assert tuning.source == Source(f"{tmp_path}/data", f"{home}/cache", files, tests=False)
     with pytest.raises(UserError, match=r"give study\.Source"):
         Setting.here(jobs.Corpora(lambda name: tiny.dataset()))
 
 
-def launch_mesh():
-    from attn_jax.devices import MeshShape
-
-    return MeshShape(2, 1)
+def test_data_without_tests_is_the_same_however_it_was_made(tmp_path):
+    name = "synthetic/copy?examples=20&test_examples=5"
+    source = Source(data_dir=str(tmp_path))
+    whole = source(name)
+    alone = jobs.Corpora(source).without_tests().dataset(name)
+    assert set(alone.splits) == {"train", "dev"} & set(whole.splits)
+    assert alone.splits["train"] == whole.splits["train"]
+    assert alone.fingerprint != whole.fingerprint
+    assert jobs.Corpora(lambda name: whole).without_tests().dataset(name) == alone
 
 
 def test_shares_of_cores():
