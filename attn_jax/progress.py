@@ -178,14 +178,17 @@ class Board:
         self.rows.pop(name, None)
 
     def left(self) -> float:
-        """Seconds until the study is done, if the other programs take as long as those until now; infinite: unknown."""
+        """Seconds until the study is done, if the other programs take as long as those until now, as many at a time.
+
+        Infinite while that is not known.
+        """
         now = [row.left() for row in self.rows.values()]
         whole = [*self.seconds, *(time.monotonic() - row.started + row.left() for row in self.rows.values())]
         known = [seconds for seconds in whole if math.isfinite(seconds)]
         waiting = max(0, self.total - len(self.seconds) - len(self.rows))
         if not known or not all(map(math.isfinite, now)):
             return math.inf
-        return max([sum(now, waiting * fmean(known)) / self.workers, *now])
+        return max([sum(now, waiting * fmean(known)) / max(1, len(self.rows)), *now])
 
     def line(self, text: str) -> None:
         """A line that stays."""

@@ -90,7 +90,7 @@ def run(
 
     Processes that train as one (see `processes`) must all call this, with the same arguments and a directory that all
     of them reach; the first one decides and writes. Raises UserError before anything is trained if a variant is
-    illegal.
+    illegal, and at the end if programs were given up because their processes died again and again.
     """
     distinct, dropped = merged(variants)
     if mesh is not None:
