@@ -214,7 +214,13 @@ class Display(Board):
 
         super().__init__(workers)
         self.terminal = Screen(stderr=True, highlight=False)
-        self.live = Live(console=self.terminal, auto_refresh=False, transient=True, redirect_stdout=False)
+        self.live = Live(
+            console=self.terminal,
+            get_renderable=self.drawn,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+        )
         self._last = 0.0
 
     def __enter__(self) -> Self:
@@ -229,13 +235,19 @@ class Display(Board):
     def line(self, text: str) -> None:
         """A line that stays."""
         self.terminal.print(text, markup=False, soft_wrap=True)
+        self.live.refresh()
 
     def show(self) -> None:
         """Draws, unless it has just drawn."""
         now = time.monotonic()
         if now - self._last >= PERIOD:
             self._last = now
-            self.live.update(self.drawn(), refresh=True)
+            self.live.refresh()
+
+    def done(self, row: Row) -> None:
+        """A program is no longer in hand: it is done."""
+        super().done(row)
+        self.live.refresh()
 
     def drawn(self) -> Any:
         """What the display shows now."""
@@ -251,9 +263,9 @@ class Display(Board):
                 Text(f"program {row.number}"),
                 Text(f"{row.runs} run(s)"),
                 Text(f"step {row.step}/{row.steps}"),
-                Text(f"loss {row.loss:.3f}"),
-                Text(f"{row.speed:,.0f} tokens/s"),
-                Text(f"{clock(row.left())} left"),
+                Text(f"loss {row.loss:.3f}" if row.speed else ""),
+                Text(f"{row.speed:,.0f} tokens/s" if row.speed else ""),
+                Text(f"{clock(row.left())} left" if row.speed else ""),
                 Text(row.metric),
             )
         head = (
