@@ -48,7 +48,7 @@ def test_a_log_and_the_same_from_another_process(time, capsys):
     play(here.program, time)
     lines = capsys.readouterr().err
     assert lines.splitlines()[:5] == [
-        "program 1 of 2: toy/letters | additive | gru | 2 runs | seeds 3-4 | 100 steps".replace(
+        "program 1 of 2: scan/simple | additive | gru | 2 runs | seeds 3-4 | 100 steps".replace(
             "additive | gru", f"{MEMBERS[0].score.name} | {MEMBERS[0].cell.name}"
         ),
         "  goes on from step 20",
