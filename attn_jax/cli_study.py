@@ -21,7 +21,7 @@ from attn_jax.errors import UserError, unknown
 if TYPE_CHECKING:
     from attn_jax.config import Config
     from attn_jax.devices import MeshShape
-    from attn_jax.study import Corpora
+    from attn_jax.study import Corpora, Local, Resources
 
 FLAGS = flags.FLAGS
 
@@ -102,6 +102,7 @@ def define(
     flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)
     flags.DEFINE_integer("keep", 2, "checkpoints of a program that are kept", 1, flag_values=fv)
     define_devices(fv)
+    define_launching(fv)
 
 
 def define_load(flag_values: flags.FlagValues = FLAGS) -> None:
@@ -123,6 +124,45 @@ def define_devices(fv: flags.FlagValues = FLAGS) -> None:
     flags.DEFINE_integer("process_id", None, "number of this process, from 0", 0, flag_values=fv)
     text = "auto: the cluster that started this process (Slurm, Kubernetes, MPI, TPU) tells where the others are"
     flags.DEFINE_enum("distributed", None, ["auto"], text, flag_values=fv)
+
+
+def define_launching(fv: flags.FlagValues = FLAGS) -> None:
+    """Define the flags that say in which processes the programs of a study are trained, and who is told."""
+    text = "local: on this machine; ray: as Ray tasks (to be installed besides)"
+    flags.DEFINE_enum("launcher", "local", ["local", "ray"], text, flag_values=fv)
+    text = "programs that are trained at a time, each in a process with its share of the cores"
+    flags.DEFINE_integer("jobs", 1, text, 1, flag_values=fv)
+    text = "a part of the programs, i from 0 to n-1; a last call without it makes the table of all"
+    flags.DEFINE(Text("i/n"), "shard", None, text, flag_values=fv)
+    text = "the Ray cluster (default: $RAY_ADDRESS, else a Ray of this machine alone)"
+    flags.DEFINE(Text("HOST:PORT"), "ray_address", None, text, flag_values=fv)
+    text = "cores that Ray keeps for a program (default 1)"
+    flags.DEFINE_float("cpus_per_program", None, text, 0, flag_values=fv)
+    text = "GPUs that Ray keeps for a program; a fraction: programs share one (default: none, trained on cores)"
+    flags.DEFINE_float("gpus_per_program", None, text, 0, flag_values=fv)
+    text = "TPU chips that Ray keeps for a program"
+    flags.DEFINE_integer("tpus_per_program", None, text, 0, flag_values=fv)
+    text = "wandb, mlflow: send the runs' metrics there, too (to be installed besides)"
+    flags.DEFINE_list("log_to", [], text, flag_values=fv)
+
+
+def launching(flag_values: flags.FlagValues = FLAGS) -> "Local | Resources":
+    """Where programs are trained. Raises UserError if the flags do not go together."""
+    from attn_jax.study import Local, Resources  # Help must not wait for JAX.
+
+    names = ("ray_address", "cpus_per_program", "gpus_per_program", "tpus_per_program")
+    given: dict[str, Any] = {name: flag_values[name].value for name in names if flag_values[name].value is not None}
+    jobs: Any = flag_values["jobs"].value
+    if flag_values["launcher"].value == "local":
+        if given:
+            raise UserError(f"--{next(iter(given))}: goes with --launcher=ray")
+        return Local(jobs)
+    if flag_values["jobs"].present:
+        raise UserError("--jobs: goes with --launcher=local; Ray trains as many programs at a time as it has room for")
+    gpus = given.get("gpus_per_program", 0)
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"--gpus_per_program={gpus:g}: expected a fraction below 1 or a whole number")
+    return Resources(**{name.removesuffix("_per_program").removeprefix("ray_"): value for name, value in given.items()})
 
 
 def mesh(flag_values: flags.FlagValues = FLAGS) -> "MeshShape | None":
@@ -387,11 +427,11 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 def corpora(flag_values: flags.FlagValues = FLAGS) -> "Corpora":
     """Data sets and their encodings, from where the flags say. Raises UserError when one is asked for."""
-    from attn_jax import data, study  # Help must not wait for JAX.
+    from attn_jax import study  # Help must not wait for JAX.
 
     own = files(flag_values) if "files" in flag_values else None
     manual_dir, data_dir = flag_values["manual_dir"].value, flag_values["data_dir"].value
-    return study.Corpora(lambda name: data.load(name, manual_dir=manual_dir, data_dir=data_dir, files=own))
+    return study.Corpora(study.Source(manual_dir, data_dir, own))
 
 
 def conduct(
@@ -412,23 +452,32 @@ def conduct(
     given: Any = flag_values
     axes = tuned(flag_values)
     described: Any = tuning.candidates(variants, axes, corpora, given.tune_seeds) if axes else variants({})
-    options = {
+    options: dict[str, Any] = {
         "seeds": range(given.seeds),
         "out": given.out,
         "corpora": corpora,
         "runs_per_program": given.runs_per_program,
         "mesh": mesh(flag_values),
     }
+    if given.shard is not None:
+        for other in (name for name in ("tune", "dry_run") if given[name].value):
+            raise UserError(f"--shard={given.shard} and --{other}: give one of them, which are for all of the programs")
     if given.dry_run:
         (forecast.of_tuning if axes else forecast.of_study)(described, **options)
         return
-    path = (tuning.run if axes else study.run)(
-        described,
-        title=title,
-        command=command_line(),
-        reference=reference,
-        saving=study.Saving(given.checkpoint_every, given.keep),
-        **options,
-    )
-    print(report.table_text(path.parent))
-    print(path)
+    options |= {
+        "title": title,
+        "command": command_line(),
+        "reference": reference,
+        "saving": study.Saving(given.checkpoint_every, given.keep),
+        "launcher": launching(flag_values),
+        "log_to": given.log_to,
+    }
+    if axes:
+        path = tuning.run(described, **options)
+    else:
+        shard = None if given.shard is None else study.Shard.parse(given.shard)
+        path = study.run(described, shard=shard, **options)
+    if path.exists():  # else a part of the study that has no program
+        print(report.table_text(path.parent))
+        print(path)

@@ -11,6 +11,10 @@ LOADED: dict[str, str] = {}
 """SHA-256 of every file that was loaded, by its name; results keep it."""
 
 
+PATHS: list[str] = []
+"""Where they are, absolute, in the order of loading."""
+
+
 def load(path: str) -> None:
     """Runs a Python file, once, whose classes enter the tables by `@SCORES.register` and the like.
 
@@ -38,3 +42,4 @@ def load(path: str) -> None:
         reason = " ".join(str(error).split())
         raise UserError(f"--load={path}: {where}{type(error).__name__}: {reason}") from None
     LOADED[file.name] = digest
+    PATHS.append(str(file.absolute()))

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from attn_jax import config as configs
-from attn_jax import results, tuning
+from attn_jax import devices, results, tuning
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement
@@ -62,6 +62,8 @@ def of_study(
     mesh: MeshShape | None = None,
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
+    if mesh is not None:
+        devices.check(mesh)
     members = Members.of(variants, seeds, corpora, mesh)
     teller = _Teller(_looked_at(out), runs_per_program, mesh)
     teller.tell(members, corpora)
@@ -79,6 +81,8 @@ def of_tuning(
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""
     tuning.check_seeds(seeds)
+    if mesh is not None:
+        devices.check(mesh)
     Members.of(candidates.tried, seeds, corpora, mesh)
     output = _looked_at(out)
     teller = _Teller(output, runs_per_program, mesh)

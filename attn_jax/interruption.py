@@ -28,6 +28,7 @@ class Handler:
 
     def __init__(self) -> None:
         self.pending: int | None = None
+        self.quiet = False
         self._depth = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -39,7 +40,8 @@ class Handler:
         if not self._depth:
             raise Interrupted(number)
         self.pending = number
-        print("\nstopping after the step in hand; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
+        if not self.quiet:  # in a process that another one stops and speaks for
+            print("\nstopping after the step in hand; Ctrl-C once more stops at once", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

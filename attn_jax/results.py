@@ -19,6 +19,7 @@ from types import GenericAlias, UnionType
 from typing import IO, Any
 
 from attn_jax import config as configs
+from attn_jax import trackers
 from attn_jax.config import Config
 from attn_jax.data.reading import words
 from attn_jax.errors import UserError
@@ -283,11 +284,12 @@ def tried(tuning: Iterable[Mapping[str, Any]]) -> set[str]:
 class Output:
     """An output directory, in which several processes may work. Raises UserError where it cannot be written.
 
-    write: False where it is only looked at; then it need not exist.
+    log_to: names of the `trackers` that get the runs' logs. write: False where it is only looked at; then it need not
+    exist.
     """
 
-    def __init__(self, path: str | os.PathLike, *, write: bool = True):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, log_to: Sequence[str] = (), *, write: bool = True):
+        self.path, self.log_to = Path(path), tuple(log_to)
         if not write:
             return
         try:
@@ -327,7 +329,8 @@ class Output:
             remove_leftovers(folder)
         write_json(folder / "data.json", dict(data))
         write_json(folder / "config.json", configs.to_dict(config))
-        return Log(folder / "metrics.jsonl", step)
+        flat = configs.flatten(configs.to_dict(config))
+        return Log(folder / "metrics.jsonl", step, [trackers.TRACKERS[name](folder, flat) for name in self.log_to])
 
     def keep_words(self, name: str, fingerprint: str, targets: Iterable[str]) -> None:
         """Writes how often each word stands in the training targets of a data set, once for all of its runs."""
@@ -382,11 +385,12 @@ def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
 
 
 class Log:
-    """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events."""
+    """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events and to trackers."""
 
-    def __init__(self, path: Path, step: int = 0):
-        self._path = path
+    def __init__(self, path: Path, step: int = 0, tracked: Sequence[trackers.Tracker] = ()):
+        self._path, self._tracked = path, tracked
         kept = [line for line in read_lines(path, {"step": int}) if line["step"] <= step] if step else []
+        self._count = len(kept)
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         with writing(path):
             self._file = path.open("a", encoding="utf-8")
@@ -398,7 +402,11 @@ class Log:
         with writing(self._path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            self._events.write(step, split, {name: value for name, value in values.items() if math.isfinite(value)})
+            finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+            self._events.write(step, split, finite)
+        self._count += 1
+        for tracker in self._tracked:
+            tracker.write(self._count, step, {f"{split}/{name}": value for name, value in finite.items()})
 
     def sync(self) -> None:
         """Waits until the lines are on disk."""
@@ -411,6 +419,8 @@ class Log:
         for file in (self._file, self._events):
             with contextlib.suppress(OSError):  # what could not be written was told of already
                 file.close()
+        for tracker in self._tracked:
+            tracker.close()
 
 
 def _rounded(value: float) -> float | None:

@@ -4,26 +4,27 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
-
-import jax
+from typing import Any
 
 from attn_jax import config as configs
-from attn_jax import data, devices, extensions, processes, program, report, results
+from attn_jax import devices, extensions, jobs, launch, processes, progress, report, results, trackers
 from attn_jax.config import Config
-from attn_jax.data.corpus import Corpus, encode
-from attn_jax.data.datasets import fingerprint
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
 from attn_jax.evaluation import LOSS_METRICS, max_length
+from attn_jax.jobs import Corpora, Job, Setting, Source
+from attn_jax.launch import Launcher, Ray, Resources
 from attn_jax.metrics import OUTPUT_METRICS
-from attn_jax.progress import Console, Silent
+from attn_jax.pool import Local, Pool
+from attn_jax.progress import Silent
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.sweep import groups, merged
 from attn_jax.training import check_sources, steps_of
+
+__all__ = ["METRICS", "Corpora", "Cut", "Local", "Resources", "Saving", "Shard", "Source", "run"]
 
 METRICS = (*LOSS_METRICS, *OUTPUT_METRICS)
 """What runs can be selected by."""
@@ -32,35 +33,33 @@ POLL = 1.0
 """Seconds between two looks at what another process has in hand."""
 
 
-class Corpora:
-    """Data sets and their encodings, each loaded once."""
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A part of a study's programs, `index` of `count` from 0."""
 
-    def __init__(self, load: Callable[[str], data.Dataset]):
-        self._load = load
-        self._datasets: dict[str, data.Dataset] = {}
-        self._encoded: dict[configs.Data, Corpus] = {}
+    index: int
+    count: int
 
-    def dataset(self, name: str) -> data.Dataset:
-        """The data set of that name."""
-        if name not in self._datasets:
-            self._datasets[name] = self._load(name)
-        return self._datasets[name]
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """What `i/n` says. Raises UserError."""
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise UserError(f"--shard={text}: expected i/n, with i from 0 to n - 1")
+        return cls(int(index), int(count))
 
-    def corpus(self, config: Config) -> Corpus:
-        """The data of a run."""
-        if config.data not in self._encoded:
-            self._encoded[config.data] = encode(self.dataset(config.data.dataset), config)
-        return self._encoded[config.data]
+    def of(self, programs: Sequence[list[str]]) -> list[list[str]]:
+        """The programs of this part: every n-th by the number of their runs, so that no part has all the large ones."""
+        return sorted(programs, key=len, reverse=True)[self.index :: self.count]
 
-    def without_tests(self) -> "Corpora":
-        """The same data with no split but train and dev, under fingerprints of their own: nothing can look at test."""
 
-        def load(name: str) -> data.Dataset:
-            whole = self.dataset(name)
-            splits = {split: examples for split, examples in whole.splits.items() if split in ("train", "dev")}
-            return dataclasses.replace(whole, splits=splits, fingerprint=fingerprint(splits))
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How runs are cut into programs: of at most `size` runs, for a mesh; parts: no program has runs of two of them."""
 
-        return Corpora(load)
+    size: int
+    mesh: MeshShape | None = None
+    parts: Sequence[Sequence[str]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Members:
         """Raises UserError on an illegal variant, on one that does not go with its data, and without seeds."""
         distinct, dropped = merged(variants)
         if mesh is not None:
-            devices.check(mesh)
             for variant in distinct:
                 devices.check_program(mesh, mesh.run, variant.train.batch_size)
         if not seeds:
@@ -111,6 +109,9 @@ def run(
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
+    launcher: Local | Resources = Local(),  # noqa: B008
+    shard: Shard | None = None,
+    log_to: Sequence[str] = (),
 ) -> Path:
     """Trains every variant with every seed that has no result yet, and writes what `report.build` does.
 
@@ -119,12 +120,17 @@ def run(
     {path: value}, "metric", "value", "source"}]; one without a data set counts for all. saving: when checkpoints are
     written, from which the same call goes on after it was stopped or killed. mesh: how every program is cut over
     devices, by default as `devices.fitting` says. tuning: how variants were chosen, see `tuning`; runs that were tried
-    for it are no results, and without results no page is written. Returns the path of the report.
+    for it are no results, and without results no page is written. launcher: in which processes programs are trained; in
+    others than this one `corpora` must have been made from a `Source`. shard: trains only that part of the programs;
+    the page is made of what is there. log_to: trackers that get the runs' metrics, see `trackers`. Returns the path of
+    the report.
 
     Processes that train as one (see `processes`) must all call this, with the same arguments and a directory that all
     of them reach; the first one decides and writes. Raises UserError before anything is trained if a variant is
-    illegal.
+    illegal, and at the end if programs were given up because their processes died again and again.
     """
+    if mesh is not None and launcher == Local():
+        devices.check(mesh)  # else this process may have other devices, and must leave them to those it starts
     members = Members.of(variants, seeds, corpora, mesh)
     runs, dropped = members.runs, members.dropped
     if dropped and processes.leads():
@@ -137,6 +143,9 @@ def run(
     call = {"titles": [title], "commands": [command], "reference": list(reference), "tuning": list(tuning)}
     if runs.keys() - results.tried(tuning):
         call["data"] = members.fingerprints
+    start = _launcher(launcher, corpora, mesh)
+    trackers.check(log_to)
+    mine, cut = _part(runs, shard, runs_per_program, mesh)
 
     def begin() -> None:
         # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
@@ -150,14 +159,59 @@ def run(
         with output.alone():
             # A call that began after this one may have left out runs that had no result yet.
             _write_study(output, list(runs), {})
-            if runs.keys() - results.tried(tuning):
+            lacking = sum(not output.done(run_id) for run_id in runs)
+            if lacking:
+                print(
+                    f"{lacking} of {len(runs)} runs have no result yet: the table and the page are of the others",
+                    file=sys.stderr,
+                )
+            known = {path.parent.name for path in output.path.glob("runs/*/config.json")}
+            if known - results.tried(results.read_study(output.path)["tuning"]):
                 report.build(output.path)
 
     processes.decided(begin)
     output = Output(out)
-    _train(runs, corpora, output, runs_per_program, saving, mesh)
+
+    def job(members: Sequence[str]) -> Job:
+        return Job(out, {member: runs[member] for member in members}, saving, mesh, tuple(log_to))
+
+    if start is None:
+        _train_here(mine, corpora, output, cut, job)
+        lost = []
+    else:
+        lost = _train_elsewhere(mine, output, cut, job, start)
     processes.decided(finish)
+    if lost:
+        raise UserError("; ".join(lost) + "; the same command tries again")
     return output.path / "report.html"
+
+
+def _launcher(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
+    """What runs programs in other processes; None: this process does. Raises UserError if it cannot be used here."""
+    if where == Local():
+        return None
+    if processes.count() > 1:
+        raise UserError("--jobs, --launcher: processes that train as one train one program after another; use --shard")
+    setting = Setting.here(corpora)
+    if isinstance(where, Resources):
+        return Ray(setting, where)
+    return Pool(where.jobs, setting, spread=mesh is not None)
+
+
+def _part(
+    runs: Mapping[str, Config], shard: Shard | None, size: int, mesh: MeshShape | None
+) -> tuple[dict[str, Config], Cut]:
+    """The runs of a part of the study, and how they are cut: a function of the study, not of what is done."""
+    cut = Cut(size, mesh)
+    if shard is None:
+        return dict(runs), cut
+    programs = list(_plan(runs, {}, set(), cut).values())
+    parts = shard.of(programs)
+    if processes.leads():
+        text = f"shard {shard.index} of {shard.count}: {len(parts)} of {len(programs)} program(s)"
+        print(f"{text}; {len(programs) - len(parts)} are left to other shards", file=sys.stderr, flush=True)
+    mine = {member: runs[member] for part in parts for member in part}
+    return mine, Cut(size, mesh, parts)
 
 
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:
@@ -213,54 +267,53 @@ def _tell_reused(finished: Mapping[str, Mapping[str, Any]], total: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A program that this process has claimed. left: programs to do, this one included."""
+    """A program to do. left: programs to do, this one included."""
 
-    program: str
     members: list[str]
-    claim: IO[bytes]
     left: int
 
 
-def _train(
-    runs: Mapping[str, Config],
-    corpora: Corpora,
-    output: Output,
-    size: int,
-    saving: Saving,
-    mesh: MeshShape | None,
+def _train_here(
+    runs: Mapping[str, Config], corpora: Corpora, output: Output, cut: Cut, job: Callable[[Sequence[str]], Job]
 ) -> None:
-    """Trains programs until every run has a result, each in one of the processes that work in the directory."""
-    progress = Console(0) if processes.leads() else Silent()
+    """Trains programs, one after another, until every run has a result."""
     trained: set[str] = set()
-    claims = contextlib.ExitStack()  # of the first process
+    leads = processes.leads()
+    with progress.board() if leads else contextlib.nullcontext(Silent()) as board:
 
-    def choose() -> list | None:
-        work = _wait_for_work(runs, trained, output, size, mesh)
-        if work is None:
-            return None
-        claims.enter_context(work.claim)
-        _tell_taken_up(work, output)
-        progress.total = progress.number + work.left
-        return [work.program, work.members]
+        def choose() -> list[str] | None:
+            work = _wait_for_work(runs, trained, output, cut)
+            if work is None:
+                return None
+            board.total = board.number + work.left
+            return work.members
 
-    while (choice := processes.decided(choose)) is not None:
-        name, ids = choice
-        members = [runs[member] for member in ids]
-        with claims:
-            with _told_of_memory(name, ids, output):
-                program.train(members, corpora.corpus(members[0]), output, name, progress, saving, mesh)
-            assert not processes.leads() or all(map(output.done, ids)), "a program leaves no run without a result"
-        trained.update(ids)
+        while (ids := processes.decided(choose)) is not None:
+            if jobs.perform(job(ids), corpora, board.program(results.program_id(ids))) == jobs.DONE:
+                trained.update(ids)
 
 
-def _wait_for_work(
-    runs: Mapping[str, Config], trained: set[str], output: Output, size: int, mesh: MeshShape | None
-) -> Work | None:
+def _train_elsewhere(
+    runs: Mapping[str, Config], output: Output, cut: Cut, job: Callable[[Sequence[str]], Job], launcher: Launcher
+) -> list[str]:
+    """Has programs trained until every run has a result. What went wrong with those that were given up, a line each."""
+    with progress.board(launcher.slots) as board:
+
+        def choose(in_hand: Mapping[str, Sequence[str]], given_up: set[str]) -> tuple[Job | None, int, int]:
+            wanted = {run_id: config for run_id, config in runs.items() if run_id not in given_up}
+            with output.alone():
+                work, elsewhere = _next(wanted, set(), output, cut, in_hand)
+            return (None, 0, elsewhere) if work is None else (job(work.members), work.left, elsewhere)
+
+        return launch.dispatch(choose, launcher, board)
+
+
+def _wait_for_work(runs: Mapping[str, Config], trained: set[str], output: Output, cut: Cut) -> Work | None:
     """The next program to train; None when every run has a result."""
     waiting = False
     while True:
         with output.alone():
-            work, elsewhere = _next(runs, trained, output, size, mesh)
+            work, elsewhere = _next(runs, trained, output, cut)
         if work is not None or not elsewhere:
             return work
         if not waiting:
@@ -269,72 +322,53 @@ def _wait_for_work(
         time.sleep(POLL)
 
 
-@contextlib.contextmanager
-def _told_of_memory(name: str, members: Sequence[str], output: Output) -> Iterator[None]:
-    """Raises UserError where memory runs out. A program that has no checkpoint yet may be cut in smaller ones."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text and "ut of memory" not in text:
-            raise
-        folder = output.program(name)
-        if processes.leads() and not (folder / "checkpoints").exists():
-            (folder / "program.json").unlink(missing_ok=True)
-        runs = len(members)
-        lower = f"set --runs_per_program below {runs}, or lower" if runs > 1 else "lower"
-        raise UserError(
-            f"program {name}: out of memory with {runs} run(s) together; {lower} --batch_size or the model's sizes"
-        ) from error
-
-
 def _next(
-    runs: Mapping[str, Config], trained: set[str], output: Output, size: int, mesh: MeshShape | None = None
+    runs: Mapping[str, Config],
+    trained: set[str],
+    output: Output,
+    cut: Cut,
+    in_hand: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Work | None, int]:
-    """The next program to train, claimed; and how many runs without a result other processes have in hand.
+    """The next program to train; and how many runs without a result other processes have in hand.
 
-    trained: runs that this call has trained, and does not train again for the sake of another program.
+    To be called while alone. trained: runs that this call has trained, and does not train again for the sake of another
+    program. in_hand: programs that processes of this call have been given, whether or not they have begun.
     """
+    in_hand = in_hand or {}
     recorded = output.programs()
-    claims: dict[str, IO[bytes]] = {}
+    ours = {run_id for members in in_hand.values() for run_id in members}
+    free: list[str] = []
     taken: set[str] = set()
     for name, members in recorded.items():
-        if not all(map(output.done, members)):
+        if name not in in_hand and not all(map(output.done, members)):
             claim = output.claim(name)
             if claim is None:
                 taken |= set(members)
             else:
-                claims[name] = claim
+                claim.close()
+                free.append(name)
     # Not before the claims: a program that is free now may have been finished a moment ago.
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
-    begun = {name: recorded[name] for name in claims if runs.keys() - trained >= set(recorded[name])}
-    plan = _plan(missing, begun, taken, size)
-    if mesh is not None:
+    begun = {name: recorded[name] for name in free if runs.keys() - trained >= set(recorded[name])}
+    plan = _plan(missing, begun, taken | ours, cut)
+    if cut.mesh is not None:
         # All of the plan, so that the first program does not train before the second one turns out to be impossible.
         for members in plan.values():
-            devices.check_program(mesh, len(members), runs[members[0]].train.batch_size)
-    chosen = next(iter(plan), None)
-    for name, claim in claims.items():
-        if name != chosen:
-            claim.close()
-    if chosen is None:
-        return None, len(missing.keys() & taken)
-    claim = claims.get(chosen) or output.claim(chosen)
-    assert claim is not None  # nobody else can have begun it
-    if chosen not in recorded:
-        results.write_json(output.program(chosen) / "program.json", {"members": plan[chosen]})
-    return Work(chosen, plan[chosen], claim, len(plan)), 0
+            devices.check_program(cut.mesh, len(members), runs[members[0]].train.batch_size)
+    if not plan:
+        return None, len(missing.keys() & taken - ours)
+    return Work(next(iter(plan.values())), len(plan)), 0
 
 
 def outlined(runs: Mapping[str, Config], output: Output, size: int) -> dict[str, list[str]]:
     """The programs, by id, that a call would train one after another if no other process were at work."""
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
     begun = {name: members for name, members in output.programs().items() if runs.keys() >= set(members)}
-    return _plan(missing, begun, set(), size)
+    return _plan(missing, begun, set(), Cut(size))
 
 
 def _plan(
-    missing: Mapping[str, Config], begun: Mapping[str, list[str]], taken: set[str], size: int
+    missing: Mapping[str, Config], begun: Mapping[str, list[str]], taken: set[str], cut: Cut
 ) -> dict[str, list[str]]:
     """Programs to do, by id: those that were begun before, as they were written down, then the other runs by group.
 
@@ -347,18 +381,12 @@ def _plan(
         if lacking[name] and taken.isdisjoint(lacking[name]):
             plan[name] = begun[name]
             taken = taken | lacking[name]
-    ids = {config: run_id for run_id, config in missing.items() if run_id not in taken}
-    for group in groups(list(ids)):
-        count = -(-len(group) // size)
-        for k in range(count):
-            # Parts of nearly equal size.
-            part = [ids[config] for config in group[k * len(group) // count : (k + 1) * len(group) // count]]
-            plan[results.program_id(part)] = part
+    for part in [list(missing)] if cut.parts is None else cut.parts:
+        ids = {missing[run_id]: run_id for run_id in part if run_id in missing and run_id not in taken}
+        for group in groups(list(ids)):
+            count = -(-len(group) // cut.size)
+            for k in range(count):
+                # Parts of nearly equal size.
+                members = [ids[config] for config in group[k * len(group) // count : (k + 1) * len(group) // count]]
+                plan[results.program_id(members)] = members
     return plan
-
-
-def _tell_taken_up(work: Work, output: Output) -> None:
-    done = sum(map(output.done, work.members))
-    if done:
-        text = f"program {work.program} was begun before and is trained whole, {len(work.members)} runs; the results"
-        print(f"{text} of {done} of them are there already and are not touched", file=sys.stderr, flush=True)

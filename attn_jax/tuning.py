@@ -23,7 +23,7 @@ from attn_jax.errors import UserError
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.seq2seq import canonical, check
-from attn_jax.study import Corpora, Members
+from attn_jax.study import Corpora, Local, Members, Resources
 from attn_jax.tuned import Tried, Tuned, show_choice
 
 FIRST_SEED = 1_000_000
@@ -148,6 +148,8 @@ def run(
     runs_per_program: int = 16,
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
+    launcher: Local | Resources = Local(),  # noqa: B008
+    log_to: Sequence[str] = (),
 ) -> Path:
     """Tries every choice, takes the best of each variant, and trains and tests that with `seeds`; see `study.run`.
 
@@ -166,6 +168,8 @@ def run(
         "runs_per_program": runs_per_program,
         "saving": saving,
         "mesh": mesh,
+        "launcher": launcher,
+        "log_to": log_to,
     }
     if processes.leads():
         _tell(candidates)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from attn_jax import devices, processes, study
+from attn_jax import devices, jobs, processes, study
 from attn_jax.config import Config
 from attn_jax.devices import MeshShape, Placement
 from attn_jax.errors import UserError
@@ -291,7 +291,7 @@ def test_one_device_is_left_as_it_is():
 
 def test_a_study_refuses_a_mesh_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(study.devices, "check", lambda shape: None)
-    monkeypatch.setattr(study.program, "train", lambda *args: pytest.fail("trained"))
+    monkeypatch.setattr(jobs.program, "train", lambda *args: pytest.fail("trained"))
 
     def run(seeds, **changes):
         variants, corpora = [tiny.config(**changes)], study.Corpora(lambda name: tiny.dataset())

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import report, results, study, sweep
+from attn_jax import jobs, report, results, study, sweep
 from attn_jax.errors import UserError
 
 RATES = {"learns": 0.05, "stands": 1e-30, "overflows": 1e30}
@@ -53,7 +53,7 @@ def out(tmp_path_factory):
 
 
 def test_equal_combinations_are_merged_and_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(study.program, "train", lambda *args: pytest.fail("trained"))
+    monkeypatch.setattr(jobs.program, "train", lambda *args: pytest.fail("trained"))
     variants = tiny.combined(BASE, {"combine": ["tanh", "linear"], "score": ["none", "dot"]})
     distinct, dropped = sweep.merged(variants)
     assert [(v.score.name, v.combine.name) for v in distinct] == [("none", "tanh"), ("dot", "tanh"), ("dot", "linear")]
@@ -236,7 +236,7 @@ def trained(monkeypatch):
         for member in members:
             fake_result(output, member)
 
-    monkeypatch.setattr(study.program, "train", train)
+    monkeypatch.setattr(jobs.program, "train", train)
     monkeypatch.setattr(study.report, "build", lambda path: None)
     monkeypatch.setattr(study, "POLL", 0.02)
     return programs
