@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import forecast, results, seq2seq, study, tuning
+from attn_jax import forecast, program, results, seq2seq, study, tuning
 from attn_jax.errors import UserError
 
 BASE = tiny.config(score="none", cell="rnn", bridge="last", train__metric="loss")
@@ -31,7 +31,7 @@ def programs(monkeypatch):
             results.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
             results.write_json(output.run(run_id) / "result.json", result)
 
-    monkeypatch.setattr(study.program, "train", train)
+    monkeypatch.setattr(program, "train", train)
     monkeypatch.setattr(forecast, "timed", lambda runs, corpus, mesh: forecast.Speed(0.5, 10.0))
     return trained
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import data, report, study, tuning
+from attn_jax import data, program, report, study, tuning
 from attn_jax.errors import UserError
 
 BASE = tiny.config(
@@ -100,7 +100,7 @@ def test_tables_have_the_reported_runs_and_labels_without_the_choice(out):
 def test_repeating_does_nothing_and_more_seeds_train_the_chosen(out, monkeypatch, capsys):
     before, file = stamps(out), (out / "study.json").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(study.program, "train", lambda *args: pytest.fail("trained"))
+        patched.setattr(program, "train", lambda *args: pytest.fail("trained"))
         tune(out)
     assert (stamps(out), (out / "study.json").read_bytes()) == (before, file)
     capsys.readouterr()
@@ -150,7 +150,7 @@ def test_a_later_grid_keeps_what_is_finished_and_tells_of_the_new_choice_alone(t
             study.results.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
             study.results.write_json(output.run(run_id) / "result.json", result)
 
-    monkeypatch.setattr(study.program, "train", train)
+    monkeypatch.setattr(program, "train", train)
     tune(tmp_path, rates=[0.1, 0.05], cell=["rnn", "gru"])
     old = stamps(tmp_path)
     assert [entry["chosen"] for entry in said(tmp_path)["tuning"]] == [
