@@ -130,7 +130,7 @@ def define_launching(fv: flags.FlagValues = FLAGS) -> None:
     """Define the flags that say in which processes the programs of a study are trained, and who is told."""
     text = "local: on this machine; ray: as Ray tasks (to be installed besides)"
     flags.DEFINE_enum("launcher", "local", ["local", "ray"], text, flag_values=fv)
-    text = "programs that are trained at a time, each in a process with its share of the cores"
+    text = "programs that are trained at a time, each in a process of its own"
     flags.DEFINE_integer("jobs", 1, text, 1, flag_values=fv)
     text = "a part of the programs, i from 0 to n-1; a last call without it makes the table of all"
     flags.DEFINE(Text("i/n"), "shard", None, text, flag_values=fv)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attn_jax.jobs import Job, Setting
-from attn_jax.launch import STOP_SECONDS, Event, cores, memory_share, threads
+from attn_jax.launch import STOP_SECONDS, Event, memory_share, threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,6 @@ class Local:
     """Programs are trained on this machine: one after another in this process, or in so many subprocesses."""
 
     jobs: int = 1
-
-
-def shares(workers: int, available: list[int]) -> list[list[int]]:
-    """The cores of each worker: parts of nearly equal size; one core for several workers if there are more of them."""
-    if workers > len(available):
-        return [[available[worker % len(available)]] for worker in range(workers)]
-    return [available[w * len(available) // workers : (w + 1) * len(available) // workers] for w in range(workers)]
 
 
 def device_settings(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
@@ -53,7 +46,7 @@ def visible_gpus() -> list[str]:
 class _Process:
     """A worker. Everything that it says goes to the queue, with the worker, and at its end its exit code."""
 
-    def __init__(self, cores: list[int], settings: dict[str, str], setting: Setting, said: "queue.SimpleQueue[Any]"):
+    def __init__(self, settings: dict[str, str], setting: Setting, said: "queue.SimpleQueue[Any]"):
         package = str(Path(__file__).resolve().parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {"NPROC": threads(), **os.environ, **settings}
@@ -61,7 +54,7 @@ class _Process:
         reading, writing = os.pipe()
         # Ctrl-C on a terminal goes to the parent alone, which passes it on.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "attn_jax.worker", ",".join(map(str, cores)), str(writing)],
+            [sys.executable, "-P", "-m", "attn_jax.worker", str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,15 +107,16 @@ class _Process:
 
 
 class Pool:
-    """A launcher of so many subprocesses, each with its share of the cores, and one of the GPUs if there are any.
+    """A launcher of so many subprocesses, each with one of the GPUs if there are any.
+
+    The system shares out the cores. Binding a process to some of them changes what XLA compiles there, and with it the
+    last digits of results.
 
     spread: every process may use all devices.
     """
 
     def __init__(self, workers: int, setting: Setting, *, spread: bool = False):
         self.slots, self.setting = workers, setting
-        available = cores()
-        self._cores = shares(workers, available) if available else [[]] * workers
         gpus = [] if spread else visible_gpus()
         self._settings = [device_settings(worker, workers, gpus) for worker in range(workers)]
         self._processes: list[_Process | None] = [None] * workers
@@ -140,7 +134,7 @@ class Pool:
         number = free[0] if free else self._processes.index(None)
         process = self._processes[number]
         if process is None:
-            process = _Process(self._cores[number], self._settings[number], self.setting, self._said)
+            process = _Process(self._settings[number], self.setting, self._said)
             self._processes[number] = process
         process.start(job)
 

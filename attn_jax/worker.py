@@ -1,8 +1,8 @@
-"""A subprocess that performs jobs, one after another: `python -m attn_jax.worker CORES EVENTS`, for `pool`.
+"""A subprocess that performs jobs, one after another: `python -m attn_jax.worker EVENTS`, for `pool`.
 
-CORES: numbers of the cores that it may use, separated by commas; empty: all. EVENTS: the file descriptor that lines of
-JSON are written to: [program, kind, value], see `launch.Event`. The first line on standard input is the setting, the
-others are jobs; at its end, which comes with the parent's death too, the process saves and stops.
+EVENTS: the file descriptor that lines of JSON are written to: [program, kind, value], see `launch.Event`. The first
+line on standard input is the setting, the others are jobs; at its end, which comes with the parent's death too, the
+process saves and stops.
 """
 
 import json
@@ -15,11 +15,8 @@ import traceback
 from typing import Any, TextIO
 
 
-def main(cores: str, events: str) -> int:
+def main(events: str) -> int:
     """Performs jobs until there are no more; the exit code."""
-    if cores:
-        # Before JAX starts its threads, which take this over.
-        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
     from attn_jax.interruption import HANDLER, Interrupted, handled
 
     HANDLER.quiet = True

@@ -150,20 +150,6 @@ def test_data_without_tests_is_the_same_however_it_was_made(tmp_path):
     assert jobs.Corpora(lambda name: whole).without_tests().dataset(name) == alone
 
 
-def test_shares_of_cores():
-    for count in range(1, 9):
-        cores = list(range(10, 10 + count))
-        for workers in range(1, 12):
-            shares = pool.shares(workers, cores)
-            assert len(shares) == workers
-            assert all(shares)
-            used = [core for share in shares for core in share]
-            assert set(used) == set(cores)
-            sizes = [len(share) for share in shares]
-            assert max(sizes) - min(sizes) <= 1
-            assert max(used.count(core) for core in cores) == max(1, -(-workers // count))
-
-
 def test_shares_of_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert pool.visible_gpus() == ["3", "5"]
