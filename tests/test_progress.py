@@ -39,7 +39,7 @@ def play(begin, time):
             if step == 60:
                 row.evaluated(step, "bleu", [10.0, 20.0])
         time.now += 1.0
-        row.finish("bleu", [30.0, 31.5])
+        row.finish("test bleu", [30.0, 31.5])
 
 
 def test_a_log_and_the_same_from_another_process(time, capsys):
@@ -88,7 +88,7 @@ def test_time_left(time):
     # a takes 20 s, b 50; four more of 35 s each; two at a time.
     assert board.left() == pytest.approx((10 + 40 + 4 * 35) / 2)
     time.now = 20.0
-    board.rows["a"].finish("bleu", [1.0])
+    board.rows["a"].finish("test bleu", [1.0])
     board.total = 2
     board.rows["b"].advance(40, 1.0, 1.0)
     assert board.left() == pytest.approx(30.0), "one program cannot be done by two"
@@ -111,7 +111,7 @@ def test_the_display_shows_all_that_is_in_hand(time, monkeypatch):
     board.program("c").begin(MEMBERS, 100)
     time.now += 10.0
     board.rows["c"].advance(50, 0.25, 1.0)
-    board.rows["c"].finish("bleu", [1.0])
+    board.rows["c"].finish("test bleu", [1.0])
     told = screen.getvalue()
     assert "program 3 of 5: " in told
     assert "  program 3: test bleu 1.00  (0:10)" in told

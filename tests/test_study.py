@@ -307,6 +307,8 @@ def test_what_another_process_trains_is_left_to_it_and_waited_for(tmp_path, trai
         assert other.stdout.readline() == "1\n"
         thread = threading.Thread(target=plan_only, args=(tmp_path, 3, ["none", "dot"]))
         thread.start()
+        while thread.is_alive() and not (trained and all(map(output.done, second))):
+            thread.join(0.05)
         thread.join(0.5)
         assert thread.is_alive(), "it waits for the other process"
         assert trained == [[("dot", seed) for seed in range(3)]]
