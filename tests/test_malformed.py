@@ -72,6 +72,7 @@ BY_PARSER = {
     flags.IntegerParser: ["x", "-1", "1.5", "", "9" * 5000],
     flags.FloatParser: ["x", "-1", "nan", "inf", ""],
     flags.BooleanParser: ["x"],
+    flags.ListParser: ["x", "wandb,,x"],
     flags.EnumParser: ["", "x"],
     cli_parsers.Names: ["", "a,,b", "nothing_of_that_name", "none,none"],
     cli_parsers.Text: ["", " "],

@@ -18,7 +18,7 @@ def test_the_snippet_of_the_readme(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks, "README.md shows the use from Python"
     names = {}
-    exec(compile(blocks[0], str(README), "exec"), names)
+    exec(compile(next(block for block in blocks if "attn_jax.fit" in block), str(README), "exec"), names)
 
     printed = capsys.readouterr().out.splitlines()
     run, output = names["run"], names["output"]

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny
 
-from attn_jax import cli_study, jobs, study, sweep
+from attn_jax import cli_study, jobs, study
 from attn_jax.errors import UserError
 from attn_jax.study import Cut, Local, Resources, Shard
 
@@ -51,7 +51,7 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
     corpus = jobs.Corpora(lambda name: tiny.dataset()).corpus(BASE)
     for seeds, size in ((1, 16), (5, 2), (7, 3)):
         runs = {}
-        for variant in sweep.product(BASE, {"cell": ["rnn", "gru"]}):
+        for variant in tiny.combined(BASE, {"cell": ["rnn", "gru"]}):
             for seed in range(seeds):
                 member = tiny.changed(variant, {"seed": seed})
                 runs[jobs.configs.run_id(member, corpus.fingerprint)] = member
