@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from attn_jax.data.alignments import Gold, Link
 from attn_jax.data.corpus import Pairs, buckets
 from attn_jax.data.text import EOS, PAD, TextCodec
+from attn_jax.decoding import one_row
 from attn_jax.errors import UserError, unknown
 from attn_jax.losses import previous_symbols
 from attn_jax.scores import NONE
@@ -53,7 +53,7 @@ def forced_weights(model: Model, params: Params, pairs: Pairs) -> Iterator[tuple
     def run(params: Params, source: Array, target: Array) -> Array:
         inputs = previous_symbols(target)
         _, weights = model.bind(params).teacher_forced(source, source != PAD, inputs)
-        return weights if weights.ndim == 3 else jnp.mean(weights, axis=2)
+        return one_row(weights, rows=2)
 
     for bucket in buckets(pairs, padding=0.25) if pairs else []:
         size = min(BATCH, len(bucket.index))

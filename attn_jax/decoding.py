@@ -83,9 +83,9 @@ def _mean(weights: Sequence[Array]) -> Array:
     return jnp.mean(jnp.stack(attending), axis=0)
 
 
-def one_row(weights: Float[Array, "B *N S"]) -> Float[Array, "B S"]:
-    """Weights of one step, the mean over heads if there are some."""
-    return weights if weights.ndim == 2 else jnp.mean(weights, axis=1)
+def one_row(weights: Any, rows: int = 1) -> Any:
+    """Weights [*rows, S], the mean over heads of [*rows, N, S]; rows: the number of axes before heads and source."""
+    return weights if weights.ndim == rows + 1 else weights.mean(axis=-2)
 
 
 def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Prediction:

@@ -94,11 +94,9 @@ def _by_lengths(section: Section) -> list[Chart]:
     if not one:
         return []
     statistics = {
-        v.index: metrics.per_sentence(
-            metric, [row["prediction"] for row in rows], [row["references"] for row in rows], **_options(v)
-        )
+        v.index: np.concatenate([own for run in v.done if len(own := run.statistics(section.split, metric))])
         for v in section.variants
-        if (rows := lines[v.index])
+        if lines[v.index]
     }
     found = []
     for key, name, title, axis in (

@@ -73,6 +73,21 @@ class Run:
                 raise UserError(f"{path}:{number}: expected 'references' with one text or more")
         return lines
 
+    def statistics(self, split: str, metric: str) -> np.ndarray:
+        """What `metrics.per_sentence` says of every sentence; empty without predictions. Computed once."""
+        if (split, metric) not in self._statistics:
+            lines, found = self.predictions(split), np.zeros((0, 0))
+            if lines:
+                options = metrics.options((self.result or {}).get("signatures", {}))
+                outputs, references = [line["prediction"] for line in lines], [line["references"] for line in lines]
+                found = metrics.per_sentence(metric, outputs, references, **options)
+            self._statistics[split, metric] = found
+        return self._statistics[split, metric]
+
+    @functools.cached_property
+    def _statistics(self) -> dict[tuple[str, str], np.ndarray]:
+        return {}
+
     def attention(self) -> list[dict[str, Any]]:
         """The examples of `attention.json`, weights as [N][T][S]; none where the model has no attention."""
         path = self.folder / "attention.json"
@@ -182,7 +197,10 @@ class Section:
         """
         if self.metric not in metrics.OUTPUT_METRICS:
             return None
-        statistics = [{run.seed: found for run in v.done if len(found := self._statistics(run))} for v in self.variants]
+        statistics = [
+            {run.seed: found for run in v.done if len(found := run.statistics(self.split, self.metric))}
+            for v in self.variants
+        ]
         sizes = {len(found) for own in statistics for found in own.values()}
         if len(sizes) > 1:
             raise UserError(
@@ -192,14 +210,6 @@ class Section:
         if not sizes:
             return None
         return bootstrap.resample(statistics, functools.partial(metrics.aggregates, self.metric))
-
-    def _statistics(self, run: Run) -> np.ndarray:
-        lines = run.predictions(self.split)
-        if not lines:
-            return np.zeros((0, 0))
-        options = metrics.options((run.result or {}).get("signatures", {}))
-        outputs, references = [line["prediction"] for line in lines], [line["references"] for line in lines]
-        return metrics.per_sentence(self.metric, outputs, references, **options)
 
     @functools.cached_property
     def best(self) -> dict[int, float]:

@@ -43,7 +43,7 @@ class Selection:
             "best": [float(value).hex() for value in self.best],
             "step": self.step.tolist(),
             "waited": self.waited.tolist(),
-            "stopped": list(self.stopped),
+            "stopped": self.stopped,
         }
 
     def restored(self, values: Mapping[str, Any], params: Params) -> "Selection":

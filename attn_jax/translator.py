@@ -12,7 +12,7 @@ import numpy as np
 from attn_jax.config import Decode
 from attn_jax.data.corpus import pad
 from attn_jax.data.text import EOS, PAD, UNK, TextCodec
-from attn_jax.decoding import Decoded
+from attn_jax.decoding import Decoded, one_row
 from attn_jax.errors import UserError
 from attn_jax.scores import NONE, SCORES
 from attn_jax.search import keys_of, search
@@ -136,8 +136,8 @@ class Translator:
         weights = np.asarray(found.weights)[: len(ids), ..., : len(source)] if found.weights.shape[-1] else None
         if unk_replace:
             assert weights is not None
-            rows = weights if weights.ndim == 2 else weights.mean(axis=1)
-            symbols = [source[row.argmax()] if i == UNK else s for s, i, row in zip(symbols, ids, rows, strict=False)]
+            best = one_row(weights).argmax(axis=1)
+            symbols = [source[j] if i == UNK else s for s, i, j in zip(symbols, ids, best, strict=False)]
         tokens = [*symbols, "</s>"] if ended else symbols
         numbers = float(found.log_probability), float(found.score)
         return Output(self.target.join(symbols), tokens, source, weights, *numbers)
