@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 from absl import flags
 from absl import logging as absl_logging
 
-from attn_jax import cli_help, cli_study, config, extensions, processes
+from attn_jax import cli_flags, cli_help, config, extensions, processes
 from attn_jax.errors import UserError, unknown
 from attn_jax.interruption import Interrupted, handled, ignore_termination
 
@@ -98,7 +98,7 @@ def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int |
     _parse(words)
     _quiet_libraries()
     _cache_programs()
-    with processes.joined(cli_study.group()), _first_process_prints():
+    with processes.joined(cli_flags.group()), _first_process_prints():
         return main()
 
 
@@ -126,7 +126,7 @@ def _help(words: list[str], doc: str) -> str | None:
         return f"{doc.strip()}\n{FLAGS.get_help()}"
     if any(word in ("--helpconfig", "-helpconfig") for word in words[1:]):
         return cli_help.config_text(
-            {config.resolve(axis): cli_study.allowed_values(flag) for axis, flag in cli_study.axis_flags(FLAGS).items()}
+            {config.resolve(axis): cli_flags.allowed_values(flag) for axis, flag in cli_flags.axis_flags(FLAGS).items()}
         )
     return None
 

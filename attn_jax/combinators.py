@@ -79,6 +79,17 @@ def without(sweep: Sweep, condition: Callable[[Choice], bool]) -> Sweep:
     return [dict(choice) for choice in sweep if not condition(choice)]
 
 
+def omitting(sweep: Sweep, fields: Iterable[str]) -> Sweep:
+    """The choices without some of the fields, those that are the same then only once."""
+    names = set(fields)
+    found: Sweep = []
+    for choice in chain(sweep):
+        rest = {path: value for path, value in choice.items() if path not in names}
+        if rest not in found:
+            found.append(rest)
+    return found
+
+
 def paths(sweep: Iterable[Mapping[str, Any]]) -> list[str]:
     """The fields that a sweep chooses, in order of first appearance."""
     return list(dict.fromkeys(path for choice in sweep for path in choice))

@@ -10,15 +10,11 @@ Writes OUT/results.csv and OUT/report.html, and prints the table. Repeating the 
 larger --seeds adds runs. --dry_run tells what would be trained and for how long; --tune chooses values on dev first.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from attn_jax import cli, cli_study, config, sweep
+from attn_jax import cli, cli_flags, cli_study, config
 from attn_jax.bridges import BRIDGES
 from attn_jax.cells import CELLS
-from attn_jax.combinators import Sweep, chain, named, paths, product, sample, values, without
+from attn_jax.combinators import Sweep, chain, named, product, sample, values, without
 from attn_jax.combines import COMBINES
-from attn_jax.config import Config
 from attn_jax.decoder import FEEDINGS
 from attn_jax.encoders import DIRECTIONS
 from attn_jax.layers import EMBEDDINGS
@@ -27,7 +23,7 @@ from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES
 from attn_jax.windows import WINDOWS
 
-cli_study.define(
+cli_flags.define(
     {
         "model": lambda: config.choices("model"),
         "score": lambda: [*SCORES, NONE],
@@ -105,20 +101,7 @@ def mechanisms() -> Sweep:
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    axes, changes = cli_study.sweeps(), cli_study.overrides()
-    if "score.name" not in {*changes, *paths(cli_study.choices(axes)), *cli_study.tuned()}:
-        axes.setdefault("score.name", list(SCORES))
-    chosen = cli_study.choices(axes)
-    corpora = cli_study.corpora()
-
-    def variants(tuned: Mapping[str, Any]) -> list[Config]:
-        return [
-            variant
-            for name in cli.FLAGS.dataset
-            for variant in sweep.variants(corpora.dataset(name), {**changes, **tuned}, chosen)
-        ]
-
-    cli_study.conduct(variants, corpora, title="Scoring functions")
+    cli_study.compare(lambda _: values("score", *SCORES), title="Scoring functions")
 
 
 if __name__ == "__main__":

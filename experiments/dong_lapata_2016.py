@@ -14,11 +14,7 @@ for both.
 --set and --sweep change the configuration of both variants.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from attn_jax import cli, cli_study, combinators, sweep
-from attn_jax.config import Config
+from attn_jax import cli, cli_choices, cli_flags, cli_study
 from attn_jax.errors import UserError
 
 EPOCHS = {"geo": {"dot": 90, "none": 160}, "jobs": {"dot": 95, "none": 95}}
@@ -29,28 +25,15 @@ PUBLISHED = {"geo": {"dot": 84.6, "none": 72.9}}
 
 CHECKPOINT = {"geo": {"dot": 84.64, "none": 73.2}, "jobs": {"dot": 88.6, "none": 78.6}}
 
-cli_study.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
+cli_flags.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    axes, changes = cli_study.sweeps(), cli_study.overrides()
-    choices = cli_study.choices(axes)
-    _refuse_own(combinators.paths([*choices, cli_study.tuned()]), changes)
-    corpora = cli_study.corpora()
-
-    def variants(tuned: Mapping[str, Any]) -> list[Config]:
-        return [
-            variant
-            for name in cli.FLAGS.dataset
-            for score, epochs in EPOCHS[name].items()
-            for variant in sweep.variants(
-                corpora.dataset(f"semantic_parsing/{name}"),
-                {"score.name": score, "train.epochs": epochs, **changes, **tuned},
-                choices,
-            )
-        ]
-
+    if "score.name" in cli_choices.chosen():
+        raise UserError("score: this experiment compares dot with none; compare others with compare_scores.py")
+    if "train.epochs" in cli_choices.chosen() - {*cli_choices.overrides()}:
+        raise UserError("train.epochs: the publication's epochs differ by variant; set one number by --epochs")
     reference = [
         {
             "dataset": f"semantic_parsing/{name}",
@@ -66,15 +49,12 @@ def main() -> None:
         )
         for score, value in table.get(name, {}).items()
     ]
-    cli_study.conduct(variants, corpora, title="Dong and Lapata (2016)", reference=reference)
-
-
-def _refuse_own(compared: Sequence[str], changes: Mapping[str, Any]) -> None:
-    """Raises UserError on another choice of what makes the two variants."""
-    if "score.name" in {*compared, *changes}:
-        raise UserError("score: this experiment compares dot with none; compare others with compare_scores.py")
-    if "train.epochs" in compared:
-        raise UserError("train.epochs: the publication's epochs differ by variant; set one number by --epochs")
+    cli_study.compare(
+        lambda name: [{"score": score, "train.epochs": epochs} for score, epochs in EPOCHS[name].items()],
+        title="Dong and Lapata (2016)",
+        dataset=lambda name: f"semantic_parsing/{name}",
+        reference=reference,
+    )
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ Not said in the publication, and chosen here: first values U(-n^-1/2, n^-1/2); d
 layers; with attention, logits are a linear map of [context; state]; the loss is summed over a command's actions; where
 the decoder is fed its own symbols it goes on to the true length.
 
---cells names the cells to train. --set and --sweep change the configuration of all variants.
+--cells compares other cells, each with the scores above. --set and --sweep change the configuration of all variants.
 """
 
-from collections.abc import Mapping, Set
-from typing import Any
-
-from attn_jax import cli, cli_study, combinators, sweep
-from attn_jax.config import Config
+from attn_jax import cli, cli_choices, cli_flags, cli_study
+from attn_jax.combinators import Sweep
 from attn_jax.errors import UserError
+from attn_jax.scores import NONE
 
 CONFIGURATION = {
     "encoder.name": "uni",
@@ -44,11 +42,8 @@ CONFIGURATION = {
     "train.forcing_unit": "sentence",
     "train.eval_every": 10_000,
 }
-SCORES: dict[str, dict[str, dict[str, Any]]] = {
-    "lstm": {"none": {}},
-    "rnn": {"none": {}, "additive": {"placement": "before", "combine.name": "linear"}},
-}
-"""What is compared of each cell, and what else goes with a score."""
+ATTENTION = {"placement": "before", "combine.name": "linear"}
+"""What goes with a score."""
 
 PUBLISHED = {
     "simple": {
@@ -61,31 +56,13 @@ PUBLISHED = {
     "turn_left": {("lstm", "none"): (90.0, "mean of 5 seeds")},
 }
 
-cli_study.define({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBLISHED), seeds=5)
+cli_flags.define({"cell": lambda: ("lstm", "gru", "rnn")}, dataset="simple", datasets=tuple(PUBLISHED), seeds=5)
 
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    axes, changes = cli_study.sweeps(), cli_study.overrides()
-    asked = axes.pop("cell.name", None)
-    choices = cli_study.choices(axes)
-    _refuse_own({*combinators.paths([*choices, cli_study.tuned()]), *changes})
-    corpora = cli_study.corpora()
-    cells = {split: asked or sorted({cell for cell, _ in PUBLISHED[split]}) for split in cli.FLAGS.dataset}
-
-    def variants(tuned: Mapping[str, Any]) -> list[Config]:
-        return [
-            variant
-            for split, own in cells.items()
-            for cell in own
-            for score, what in SCORES[cell].items()
-            for variant in sweep.variants(
-                corpora.dataset(f"scan/{split}"),
-                {**CONFIGURATION, "cell.name": cell, "score.name": score, **what, **changes, **tuned},
-                choices,
-            )
-        ]
-
+    if "score.name" in cli_choices.chosen():
+        raise UserError("score: this experiment has its own; compare others with compare_scores.py")
     reference = [
         {
             "dataset": f"scan/{split}",
@@ -94,19 +71,20 @@ def main() -> None:
             "value": value,
             "source": f"Lake and Baroni (2018), {remark}",
         }
-        for split, own in cells.items()
+        for split in cli.FLAGS.dataset
         for (cell, score), (value, remark) in PUBLISHED[split].items()
-        if cell in own
     ]
-    cli_study.conduct(variants, corpora, title="Lake and Baroni (2018)", reference=reference)
+    cli_study.compare(
+        compared, title="Lake and Baroni (2018)", dataset=lambda split: f"scan/{split}", reference=reference
+    )
 
 
-def _refuse_own(chosen: Set[str]) -> None:
-    """Raises UserError on another choice of what makes the variants."""
-    if "score.name" in chosen:
-        raise UserError("score: this experiment has its own; compare others with compare_scores.py")
-    if "cell.name" in chosen:
-        raise UserError("cell: name the cells by --cells")
+def compared(split: str) -> Sweep:
+    """The cells and scores of which figures are published."""
+    return [
+        {**CONFIGURATION, "cell": cell, "score": score, **({} if score == NONE else ATTENTION)}
+        for cell, score in PUBLISHED[split]
+    ]
 
 
 if __name__ == "__main__":

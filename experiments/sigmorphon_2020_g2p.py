@@ -15,11 +15,10 @@ it (Luong); feeding is that of the attentional vector.
 --scores, --cells, --placements and --input_feedings choose parts of the grid; --set and --sweep change all variants.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
 
-from attn_jax import cli, cli_study, sweep
-from attn_jax.config import Config
+from attn_jax import cli, cli_flags, cli_study
+from attn_jax.combinators import grid, product, values
 from attn_jax.scores import SCORES
 
 PUBLISHED = {
@@ -41,15 +40,14 @@ PUBLISHED = {
 
 SIZES = {"embedding.size": 64, "hidden_size": 128, "train.epochs": 16, "train.buckets": 2}
 
-GRID = {"cell.name": ["gru", "lstm"], "placement": ["before", "after"], "input_feeding": ["none", "attentional"]}
+GRID = {
+    "cell": ("gru", "lstm"),
+    "placement": ("before", "after"),
+    "input_feeding": ("none", "attentional"),
+}
 
-cli_study.define(
-    {
-        "score": lambda: SCORES,
-        "cell": lambda: GRID["cell.name"],
-        "placement": lambda: GRID["placement"],
-        "input_feeding": lambda: GRID["input_feeding"],
-    },
+cli_flags.define(
+    {"score": lambda: SCORES} | {axis: functools.partial(GRID.__getitem__, axis) for axis in GRID},
     dataset="kor,ady",
     datasets=tuple(PUBLISHED),
 )
@@ -57,21 +55,7 @@ cli_study.define(
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    changes = SIZES | cli_study.overrides()
-    axes = {"score.name": list(SCORES)} | GRID | cli_study.sweeps()
-    fixed = {*changes, *cli_study.tuned()}
-    choices = cli_study.choices({path: values for path, values in axes.items() if path not in fixed})
-    corpora = cli_study.corpora()
-
-    def variants(tuned: Mapping[str, Any]) -> list[Config]:
-        return [
-            variant
-            for language in cli.FLAGS.dataset
-            for variant in sweep.variants(
-                corpora.dataset(f"g2p/sigmorphon2020_{language}"), {**changes, **tuned}, choices
-            )
-        ]
-
+    everything = product([SIZES], values("score", *SCORES), grid(GRID))
     reference = [
         {
             "dataset": f"g2p/sigmorphon2020_{language}",
@@ -82,7 +66,12 @@ def main() -> None:
         }
         for language in cli.FLAGS.dataset
     ]
-    cli_study.conduct(variants, corpora, title="SIGMORPHON 2020, pronunciations", reference=reference)
+    cli_study.compare(
+        lambda _: everything,
+        title="SIGMORPHON 2020, pronunciations",
+        dataset=lambda language: f"g2p/sigmorphon2020_{language}",
+        reference=reference,
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import tiny
 from absl import flags
 
-from attn_jax import cli, cli_study, processes
+from attn_jax import cli, cli_flags, processes
 from attn_jax.data.corpus import encode
 from attn_jax.devices import MeshShape, Placement, fetch
 from attn_jax.evaluation import Evaluator
@@ -35,7 +35,7 @@ COMMON = {
 RATES = (0.05, 1e-300, 0.01, 1e308)
 """Of the four runs: the second one never gets better, the last one overflows."""
 
-cli_study.define_devices()
+cli_flags.define_devices()
 flags.DEFINE_list("meshes", ["run=1"], "meshes, a + for the comma in each")
 flags.DEFINE_integer("bits", 64, "of numbers: 32 or 64")
 flags.DEFINE_string("results", "", "file of the results, .npz, PROCESS in its name for the number of the process")

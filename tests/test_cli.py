@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from attn_jax import cli_study, combinators
+from attn_jax import cli_choices, cli_flags, combinators
 from attn_jax.errors import UserError
 
 SCRIPT = '''"""Compare toys.
@@ -22,20 +22,20 @@ import time
 
 from absl import flags
 
-from attn_jax import cli, cli_study
+from attn_jax import cli, cli_choices, cli_flags, cli_study
 from attn_jax.errors import UserError
 
 _MODE = flags.DEFINE_enum("mode", "print", ["print", "user", "bug", "sleep", "many", "code", "end"], "what to do")
 _FAST = flags.DEFINE_boolean("fast", False, "hurry")
 AXES = {"score": lambda: ["none", "dot", "general"], "input_feeding": lambda: ["none", "attentional"]}
-cli_study.define(AXES, dataset="geo", datasets=["geo", "jobs"])
+cli_flags.define(AXES, dataset="geo", datasets=["geo", "jobs"])
 
 
 def main() -> int | None:
     print("ready", flush=True)
     match _MODE.value:
         case "print":
-            print(cli_study.overrides(), cli_study.sweeps(), sep="\\n")
+            print(cli_choices.overrides(), cli_choices.sweeps(), sep="\\n")
             print(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
             print(cli_study.command_line())
         case "user":
@@ -253,7 +253,7 @@ def test_settings_reach_a_jax_that_is_already_imported(tmp_path: Path) -> None:
 def parse(*words: str, scores: tuple[str, ...] = ("none", "dot")) -> flags.FlagValues:
     values = flags.FlagValues()
     axes = {"score": lambda: scores, "cell": lambda: ("lstm", "gru"), "input_feeding": lambda: ("none",)}
-    cli_study.define(axes, flag_values=values)
+    cli_flags.define(axes, flag_values=values)
     values(["study", "--dataset=geo", "--out=x", *words])
     return values
 
@@ -275,7 +275,7 @@ def parse(*words: str, scores: tuple[str, ...] = ("none", "dot")) -> flags.FlagV
     ],
 )
 def test_overrides(words: list[str], expected: dict[str, str]) -> None:
-    assert cli_study.overrides(parse(*words)) == expected
+    assert cli_choices.overrides(parse(*words)) == expected
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_overrides(words: list[str], expected: dict[str, str]) -> None:
     ],
 )
 def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
-    swept = cli_study.sweeps(parse(*words))
+    swept = cli_choices.sweeps(parse(*words))
     assert swept == expected
     assert sorted(swept, key=list(expected).index) == list(swept)
 
@@ -359,37 +359,37 @@ def test_sweeps(words: list[str], expected: dict[str, list[str]]) -> None:
 )
 def test_wrong_overrides_and_sweeps(words: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        cli_study.sweeps(parse(*words.split()))
+        cli_choices.sweeps(parse(*words.split()))
     assert str(error.value) == message
 
 
 def test_files_of_parallel_text() -> None:
-    assert cli_study.files(parse()) is None
-    assert cli_study.files(parse("--files=train=a.de,a.en", "--files=test=dir=1/t.tsv")) == {
+    assert cli_flags.files(parse()) is None
+    assert cli_flags.files(parse("--files=train=a.de,a.en", "--files=test=dir=1/t.tsv")) == {
         "train": ["a.de", "a.en"],
         "test": ["dir=1/t.tsv"],
     }
     with pytest.raises(UserError, match="--files: the split train is given twice"):
-        cli_study.files(parse("--files=train=a.tsv", "--files=train=b.tsv"))
+        cli_flags.files(parse("--files=train=a.tsv", "--files=train=b.tsv"))
     with pytest.raises(UserError, match="--files=train=a,: expected values separated by commas"):
-        cli_study.files(parse("--files=train=a,"))
+        cli_flags.files(parse("--files=train=a,"))
 
 
 def test_a_name_that_enters_its_table_after_parsing_is_allowed() -> None:
     table = ["none"]
     values = flags.FlagValues()
-    cli_study.define({"score": lambda: table}, flag_values=values)
+    cli_flags.define({"score": lambda: table}, flag_values=values)
     values(["study", "--dataset=geo", "--out=x", "--scores=mine"])
     with pytest.raises(UserError, match="unknown score 'mine'"):
-        cli_study.sweeps(values)
+        cli_choices.sweeps(values)
     table.append("mine")
-    assert cli_study.sweeps(values) == {"score.name": ["mine"]}
+    assert cli_choices.sweeps(values) == {"score.name": ["mine"]}
 
 
 def test_files_are_asked_for_only_where_they_can_be_used() -> None:
     for datasets, has in ((), True), (("geo", "jobs"), False), (("geo", "parallel_text"), True):
         values = flags.FlagValues()
-        cli_study.define({}, datasets=datasets, flag_values=values)
+        cli_flags.define({}, datasets=datasets, flag_values=values)
         assert ("files" in values) == has
 
 
@@ -418,7 +418,7 @@ def sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(*words: str) -> combinators.Sweep:
     values = parse(*words)
-    return cli_study.choices(cli_study.sweeps(values), values)
+    return cli_choices.choices(cli_choices.sweeps(values), values)
 
 
 def test_named_sweeps_multiply_with_each_other_and_with_axes(sweeps: None) -> None:
@@ -475,7 +475,7 @@ def test_a_script_without_named_sweeps_wants_values(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_tuned(words: str, expected: dict[str, list[str]]) -> None:
-    assert cli_study.tuned(parse(*words.split())) == expected
+    assert cli_choices.tuned(parse(*words.split())) == expected
 
 
 @pytest.mark.parametrize(
@@ -501,5 +501,5 @@ def test_tuned(words: str, expected: dict[str, list[str]]) -> None:
 )
 def test_wrong_tuning(words: str, message: str, sweeps: None) -> None:
     with pytest.raises(UserError) as error:
-        cli_study.tuned(parse(*words.split()))
+        cli_choices.tuned(parse(*words.split()))
     assert str(error.value) == message

@@ -151,8 +151,8 @@ STUDY = """
 import sys
 sys.path.insert(0, {tests!r})
 import tiny
-from attn_jax import cli, cli_study, study
-cli_study.define({{"score": lambda: ["none", "dot"]}}, datasets=["toy/letters"])
+from attn_jax import cli, cli_flags, cli_study, study
+cli_flags.define({{"score": lambda: ["none", "dot"]}}, datasets=["toy/letters"])
 def main():
     variants = [tiny.config(score=name, train__steps=cli.FLAGS.steps) for name in ("none", "dot")]
     print(study.run(

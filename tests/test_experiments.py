@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from attn_jax.normalizers import NORMALIZERS
 from attn_jax.scores import NONE, SCORES
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
-STUDIES = [name for name in SCRIPTS if "cli_study.define(" in (ROOT / "experiments" / name).read_text("utf-8")]
+STUDIES = [name for name in SCRIPTS if "cli_flags.define(" in (ROOT / "experiments" / name).read_text("utf-8")]
 
 FILES = {
     "good.src": b"a b\nb a\nc\n",
@@ -153,7 +154,7 @@ def test_named_sweeps(tmp_path):
     assert [(score, rate) for score, _, _, _, rate in variants] == [
         (score, rate) for rate in (0.1, 0.2) for _ in range(3) for score in ("general", "additive")
     ]
-    variants, _ = plan(tmp_path, "lake_baroni_2018.py", "--load=mine.py", "--sweep=mine", "--cells=lstm")
+    variants, _ = plan(tmp_path, "lake_baroni_2018.py", "--dataset=length", "--load=mine.py", "--sweep=mine")
     assert [variant[-1] for variant in variants] == [0.1, 0.2]
     told = call(tmp_path, "compare_scores.py", "--load=mine.py", "--help").stdout
     assert "mine: Two rates." in told
@@ -207,17 +208,34 @@ def test_lake_and_baroni(tmp_path):
         ("rnn", 1.5),
         ("rnn", 59.7),
     ]
-    variants, references = plan(tmp_path, script, "--dataset=simple", "--cells=lstm", "--steps=7")
-    assert variants == [["none", "lstm", 10.0, 7, 0.001]]
-    assert [figure["value"] for figure in references] == [99.7]
+    variants, references = plan(tmp_path, script, "--dataset=simple", "--cells=gru,rnn", "--steps=7")
+    assert variants == [[score, cell, 10.0, 7, 0.001] for score in ("none", "additive") for cell in ("gru", "rnn")]
+    assert [figure["value"] for figure in references] == [99.7, 1.5, 59.7]
     for flag, message in {
         "--set=score=dot": "score: this experiment has its own",
-        "--set=cell=rnn": "cell: name the cells by --cells",
-        "--cells=gru": "--cells: unknown cell 'gru'",
+        "--cells=tree": "--cells: unknown cell 'tree'",
     }.items():
         process = call(tmp_path, script, flag, "--out=out")
         assert (process.returncode, process.stderr.count("\n")) == (2, 1)
         assert process.stderr.startswith(f"lake_baroni_2018: {message}"), process.stderr
+
+
+def test_questions_of_the_literature(tmp_path, manual_dir):
+    """What is compared by itself, and that a flag takes the place of what it names."""
+    data = f"--manual_dir={manual_dir}"
+    variants, _ = plan(tmp_path, "bottleneck.py", data, "--dataset=multi30k/de_en")
+    assert [variant[:3] for variant in variants] == [[score, "gru", 5.0] for score in ("none", "additive")]
+    variants, _ = plan(tmp_path, "cells.py", data, "--cells=gru,rnn", "--steps=9")
+    expected = [[score, cell] for score in ("none", "additive") for cell in ("gru", "rnn")]
+    assert [variant[:2] for variant in variants] == expected * 2
+    variants, _ = plan(tmp_path, "placement.py", data)
+    assert len(variants) == 9 + 6 + 6, "where the context enters the cells it is not fed again"
+    variants, _ = plan(tmp_path, "placement.py", data, "--set=input_feeding=none", "--placements=before,between")
+    assert len(variants) == 6
+    variants, _ = plan(tmp_path, "normalizers.py", data, "--scores=dot")
+    assert [variant[0] for variant in variants] == ["dot"] * 2 * len(NORMALIZERS)
+    variants, _ = plan(tmp_path, "sigmorphon_2020_g2p.py", data, "--dataset=kor", "--hidden_size=32", "--seeds=1")
+    assert len(variants) == 8 * len(SCORES)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -24,7 +24,7 @@ ROOMS = """
     signflip stats ranking bootstrap factors effects breakdown plots figure_files tuned
     report_data report_table report_export report_charts report_maps report_tuning report_page report
     progress launch pool worker study tuning forecast
-    cli_parsers cli_help cli_study cli
+    cli_parsers cli_help cli_flags cli_choices cli_study cli
     __init__
 """
 ORDER = ROOMS.split()

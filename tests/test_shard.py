@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny
 
-from attn_jax import cli_study, jobs, study
+from attn_jax import cli_flags, jobs, study
 from attn_jax.errors import UserError
 from attn_jax.study import Cut, Local, Resources, Shard
 
@@ -107,11 +107,11 @@ def test_a_part_without_a_program(tmp_path, capsys):
     ],
 )
 def test_flags(words, found):
-    values = cli_study.flags.FlagValues()
-    cli_study.define_launching(values)
+    values = cli_flags.flags.FlagValues()
+    cli_flags.define_launching(values)
     values(["study", *words])
     if isinstance(found, str):
         with pytest.raises(UserError, match=re.escape(found)):
-            cli_study.launching(values)
+            cli_flags.launching(values)
     else:
-        assert cli_study.launching(values) == found
+        assert cli_flags.launching(values) == found

@@ -1,0 +1,40 @@
+r"""Which cell, and does attention make up for a weak one? Every cell with and without attention.
+
+    python experiments/cells.py --manual_dir=../shared/data --jobs=2 --out=out/cells
+
+LSTM (Hochreiter and Schmidhuber 1997), with layer normalisation (Ba et al. 2016), GRU with the reset gate before or
+after the product (Cho et al. 2014; the form that cuDNN computes), and the plain tanh RNN (Elman 1990), on sequences to
+be reversed and on inflection (Cotterell et al. 2017, 1,000 examples). All have states of 128, so that their parameters
+differ: the table has both.
+
+Expected: without attention the plain RNN is far behind, since little of the source survives in its state; attention
+takes most of that away, as in Lake and Baroni (2018) and Britz et al. (2017). Gated cells differ little.
+
+--cells and --scores choose parts of the grid; --dataset, --set and --sweep change all variants.
+"""
+
+from attn_jax import cli, cli_flags, cli_study
+from attn_jax.cells import CELLS
+from attn_jax.combinators import Sweep, product, values
+from attn_jax.scores import NONE, SCORES
+
+SIZES = {
+    "synthetic/reverse": {"train.epochs": 12, "train.buckets": 2},
+    "inflection/2017_turkish_medium": {"train.epochs": 60, "train.buckets": 2},
+}
+
+cli_flags.define({"cell": lambda: CELLS, "score": lambda: [NONE, *SCORES]}, dataset=",".join(SIZES), seeds=5)
+
+
+def compared(name: str) -> Sweep:
+    """Every cell with and without attention."""
+    return product([SIZES.get(name, {})], values("cell", *CELLS), values("score", NONE, "additive"))
+
+
+def main() -> None:
+    """Trains what is missing, and prints the table and the path of the page."""
+    cli_study.compare(compared, title="Cells")
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__)

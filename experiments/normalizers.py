@@ -1,0 +1,41 @@
+r"""Does attention have to reach everywhere? Softmax, sparsemax, 1.5-entmax and raw scores on inflection.
+
+    python experiments/normalizers.py --manual_dir=../shared/data --jobs=2 --out=out/normalizers
+
+Softmax gives every source symbol some weight; sparsemax (Martins and Astudillo 2016) and 1.5-entmax (Peters et al.
+2019) give most of them none; `linear` takes the scores as they are, so that weights have any sign and sum. Each with a
+score of products (general) and one of tanh (additive), on two languages of CoNLL-SIGMORPHON 2017 with 1,000 examples
+(Cotterell et al. 2017).
+
+Expected: sparse attention is as good as softmax or slightly better, as Peters et al. found on inflection; raw scores
+are worse with products, whose size nothing bounds.
+
+--normalizers and --scores choose parts of the grid; --dataset, --set and --sweep change all variants.
+"""
+
+from attn_jax import cli, cli_flags, cli_study
+from attn_jax.combinators import Sweep, product, values
+from attn_jax.normalizers import NORMALIZERS
+from attn_jax.scores import SCORES
+
+SIZES = {"train.epochs": 60, "train.buckets": 2}
+
+cli_flags.define(
+    {"normalizer": lambda: NORMALIZERS, "score": lambda: SCORES},
+    dataset="inflection/2017_turkish_medium,inflection/2017_german_medium",
+    seeds=5,
+)
+
+
+def compared(_: str) -> Sweep:
+    """Every normaliser with two scores."""
+    return product([SIZES], values("normalizer", *NORMALIZERS), values("score", "general", "additive"))
+
+
+def main() -> None:
+    """Trains what is missing, and prints the table and the path of the page."""
+    cli_study.compare(compared, title="Scores to weights")
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__)
