@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from attn_jax.errors import UserError
-from attn_jax.results import write_bytes
 from attn_jax.shapes import Params
+from attn_jax.storage import write_bytes
 
 KEY = "attn_jax"
 """The entry of the metadata that holds what is known of the model."""

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from attn_jax import config as configs
-from attn_jax import devices, results, tuning
+from attn_jax import devices, results, storage, tuning
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement
@@ -269,9 +269,9 @@ def _recorded(output: Output) -> dict[str, Speed]:
         place, first = output.program(name) / "timing.json", output.run(members[0]) / "config.json"
         if not (place.exists() and first.exists()):
             continue
-        timing = results.read_json(place, results.TIMING)
+        timing = storage.read_json(place, results.TIMING)
         if timing.get("steps_per_second") and timing.get("compile_seconds") is not None:
-            config = configs.from_dict(results.read_json(first, results.CONFIG))
+            config = configs.from_dict(storage.read_json(first, results.CONFIG))
             seconds = 1 / timing["steps_per_second"] / timing["runs"]
             found[speed_key(config)] = Speed(seconds, timing["compile_seconds"])
     return found

@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 import jax
 
 from attn_jax import config as configs
-from attn_jax import data, extensions, processes, program, results
+from attn_jax import data, extensions, processes, program, results, storage
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus, encode
 from attn_jax.data.datasets import fingerprint
@@ -207,7 +207,7 @@ def _claim(output: Output, name: str, members: Sequence[str]) -> IO[bytes] | Non
             claim.close()
     claim = output.claim(name)
     if claim is not None and name not in recorded:
-        results.write_json(output.program(name) / "program.json", {"members": list(members)})
+        storage.write_json(output.program(name) / "program.json", {"members": list(members)})
     return claim
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_jax import checkpoint, evaluation, extensions, processes, results
+from attn_jax import checkpoint, evaluation, extensions, processes, provenance, results, storage
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
@@ -56,7 +56,7 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
     checkpoint.save_parameters(folder / "parameters", outcome.params)
     if processes.leads():
         result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}
-        results.write_json(folder / "result.json", results.sealed(result))
+        storage.write_json(folder / "result.json", results.sealed(result))
 
 
 def _write_beside(folder: Path, outcome: Outcome, corpus: Corpus, vocabulary: dict[str, Any]) -> None:
@@ -71,8 +71,8 @@ def _write_beside(folder: Path, outcome: Outcome, corpus: Corpus, vocabulary: di
         )
     if outcome.maps:
         text = json.dumps({"examples": outcome.maps}, ensure_ascii=False, separators=(",", ":"))
-        results.write_text(folder / "attention.json", text + "\n")
-    results.write_json(folder / "vocabulary.json", vocabulary)
+        storage.write_text(folder / "attention.json", text + "\n")
+    storage.write_json(folder / "vocabulary.json", vocabulary)
 
 
 def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def _result(run_id: str, outcome: Outcome, corpus: Corpus, program: str) -> dict
         "parameters": int(sum(np.prod(value.shape) for value in outcome.params.values())),
         "stopped": outcome.stopped,
         "program": program,
-        "versions": results.versions(),
+        "versions": provenance.versions(),
         "loaded": dict(extensions.LOADED),
-        "device": results.device(),
-        "git": results.git_commit(),
+        "device": provenance.device(),
+        "git": provenance.git_commit(),
     }
 
 

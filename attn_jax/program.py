@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from attn_jax import config as configs
-from attn_jax import evaluation, outcome, processes, results
+from attn_jax import evaluation, outcome, processes, storage
 from attn_jax.clock import Clock
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
@@ -100,7 +100,7 @@ def train(
     # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
     selection.take_last(now.states.params, step, every_run=dev is None or config.train.select == "last")
     if processes.leads():
-        results.write_json(output.program(program) / "timing.json", clock.timing(step))
+        storage.write_json(output.program(program) / "timing.json", clock.timing(step))
 
     outcomes = _test(trainer, corpus, selection, step, dev, limit)
     written = [outcomes[run] for run in processes.decided(lambda: list(logs))]

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from attn_jax import config as configs
-from attn_jax import processes, results
+from attn_jax import processes, provenance, storage
 from attn_jax.checkpoint import Checkpoints
 from attn_jax.clock import Clock
 from attn_jax.config import Config
@@ -141,7 +141,7 @@ class Vault:
         if found is None:
             return None
         tree, about = found
-        now = (results.git_commit(), results.versions())
+        now = (provenance.git_commit(), provenance.versions())
         if (about["git"], about["versions"]) != now:
             print(f"  the checkpoint is by another version of code or libraries ({about['git']})", file=sys.stderr)
         self.clock.resume(about["clock"])
@@ -155,7 +155,7 @@ class Vault:
 
     def _refused(self, about: Mapping[str, Any]) -> str:
         kinds = {"members": list, "step": int, "settled": int, "selection": dict, "clock": dict}
-        results.check(about, kinds | {"git": str, "versions": dict}, "what it says about itself")
+        storage.check(about, kinds | {"git": str, "versions": dict}, "what it says about itself")
         return "" if about["members"] == self.members else "this checkpoint is of a program with other runs"
 
     def _tree(self, states: States, selected: PyTree, reports: Mapping[str, Any]) -> PyTree:
@@ -207,8 +207,8 @@ class Vault:
             "settled": now.settled,
             "selection": now.selection.to_json(),
             "clock": self.clock.to_json(),
-            "git": results.git_commit(),
-            "versions": results.versions(),
+            "git": provenance.git_commit(),
+            "versions": provenance.versions(),
         }
         self.checkpoints.save(
             now.step, self._tree(now.states, now.selection.params, self.trainer.placement.put(reports)), about
@@ -219,4 +219,4 @@ class Vault:
         """Removes the checkpoints of a program whose runs have their results."""
         if processes.leads():
             shutil.rmtree(self.checkpoints.directory, ignore_errors=True)
-            results.remove_leftovers(self.folder)
+            storage.remove_leftovers(self.folder)

@@ -15,7 +15,7 @@ from attn_jax.report_data import Run, differing, load, show
 from attn_jax.report_export import table_md, table_tex
 from attn_jax.report_table import console_table
 from attn_jax.report_tuning import tuning_table
-from attn_jax.results import read_json, remove_leftovers, write_bytes, write_json, write_text, writing
+from attn_jax.storage import read_json, remove_leftovers, write_bytes, write_json, write_text, writing
 
 _HEAD = ("run_id", "dataset", "score", "cell", "seed", "split", "metric", "value")
 _AXES = {

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from attn_jax import bootstrap, metrics, ranking, results, stats
+from attn_jax import bootstrap, metrics, ranking, results, stats, storage
 from attn_jax import config as configs
 from attn_jax import effects as grids
 from attn_jax.errors import UserError
 from attn_jax.factors import factors
 from attn_jax.metrics import higher_is_better
-from attn_jax.results import read_json, read_lines
+from attn_jax.storage import read_json, read_lines
 from attn_jax.tuned import Tried, Tuned
 
 # Values that name themselves; every other field is written field=value in a variant's label.
@@ -60,7 +60,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         lines = read_lines(path, {"step": int, "split": str})
         for number, line in enumerate(lines, 1):
-            results.check(line, dict.fromkeys(line.keys() - {"split"}, results.NUMBER), f"{path}:{number}")
+            storage.check(line, dict.fromkeys(line.keys() - {"split"}, results.NUMBER), f"{path}:{number}")
         return lines
 
     def predictions(self, split: str) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ class Run:
             return []
         examples = read_json(path, {"examples": list})["examples"]
         for example in examples:
-            results.check(example, results.MAP, str(path))
+            storage.check(example, results.MAP, str(path))
             # A map without a row is one head's: its sentence has no output.
             deep = any(isinstance(row[0], list) for row in example["weights"] if row)
             example["weights"] = heads = example["weights"] if deep else [example["weights"]]
@@ -329,7 +329,7 @@ def _program(path: Path) -> Mapping[str, Any]:
     members, place, timing = read_json(path, results.PROGRAM)["members"], path.with_name("timing.json"), None
     if place.exists():
         timing = read_json(place, results.TIMING)
-        results.check(timing, {name: kind for name, kind in results.TIMES.items() if name in timing}, str(place))
+        storage.check(timing, {name: kind for name, kind in results.TIMES.items() if name in timing}, str(place))
     return {"members": members, "timing": timing}
 
 

@@ -2,20 +2,13 @@
 
 import collections
 import contextlib
-import fcntl
-import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import shutil
-import subprocess
 import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import GenericAlias, UnionType
 from typing import IO, Any
 
 from attn_jax import config as configs
@@ -24,11 +17,18 @@ from attn_jax.config import Config
 from attn_jax.data.reading import words
 from attn_jax.errors import UserError
 from attn_jax.events import Events
-
-PACKAGES = ("attn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "sacrebleu")
-
-Kinds = Mapping[str, type | UnionType | GenericAlias]
-"""What the values at dotted paths of a JSON object must be, e.g. int, float | None, list[str], dict[str, int]."""
+from attn_jax.storage import (
+    AGAIN,
+    Kinds,
+    check,
+    locked,
+    read_json,
+    read_lines,
+    remove_leftovers,
+    write_json,
+    write_text,
+    writing,
+)
 
 NUMBER = float | int | None
 
@@ -85,126 +85,6 @@ TUNING: Kinds = {
 }
 CHOICE: Kinds = {"values": dict, "runs": list[str]}
 FIGURE: Kinds = {"variant": dict, "metric": str, "value": float | int}
-
-AGAIN = "remove it to have it made again, or put it back"
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises UserError, naming what is written, where the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); once it can, the same command goes on") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as `write_bytes` does, in UTF-8. Raises UserError."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file so that it appears whole or not at all, its directories made as needed. Raises UserError."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left half written in a directory in which no other process is at work now."""
-    for path in folder.glob(".*.????????"):  # as `write_text` names them
-        path.unlink(missing_ok=True)
-    for path in folder.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as `write_text` does."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path, kinds: Kinds | None = None) -> Any:
-    """A JSON file. Raises UserError if it is missing or damaged, or if a value that `kinds` names is not as it says."""
-    value = _parsed(_text(path), str(path))
-    if kinds is not None:
-        check(value, kinds, str(path))
-    return value
-
-
-def _text(path: Path, remedy: str = AGAIN) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); {remedy}") from None
-
-
-def _parsed(text: str, where: str, line: int = 0, remedy: str = AGAIN) -> Any:
-    """The value of a JSON text. line: its number in a file of many; 0: the text is the whole file."""
-    try:
-        value = json.loads(text)
-        if "\\u" in text:  # Half of a surrogate pair is JSON, but no text that could be written or hashed.
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}:{line or error.lineno}: not JSON ({error.msg}); {remedy}") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets thousands deep
-        raise UserError(f"{where}:{line or 1}: not JSON that can be read ({error}); {remedy}") from None
-    return value
-
-
-def check(value: Any, kinds: Kinds, where: str) -> None:
-    """Raises UserError, naming the place, unless value is an object with such values."""
-    absent = object()
-    for name, kind in kinds.items():
-        found = value
-        for key in name.split("."):
-            found = found.get(key, absent) if isinstance(found, dict) else absent
-        if not _is(found, kind):
-            raise UserError(f"{where}: expected '{name}' of type {kind.__name__ if type(kind) is type else kind}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a type: a plain one, one of several, or a list or dict of such."""
-    outer, inner = typing.get_origin(kind), typing.get_args(kind)
-    if outer is UnionType:
-        return any(_is(value, one) for one in inner)
-    if outer is list:
-        return isinstance(value, list) and all(_is(one, inner[0]) for one in value)
-    if outer is dict:
-        return isinstance(value, dict) and all(_is(one, inner[1]) for one in value.values())
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        return False
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def read_lines(path: Path, kinds: Kinds) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none without the file. Raises UserError naming file and line.
-
-    A last line without its newline is one that a killed process left half written: it is left out.
-    """
-    if not path.exists():
-        return []
-    remedy = "remove it to do without it, or put it back"
-    *lines, _ = _text(path, remedy).split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        rows.append(_parsed(line, str(path), number, remedy))
-        check(rows[-1], kinds, f"{path}:{number}")
-    return rows
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -357,7 +237,7 @@ class Output:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Inside, no other process decides what to train, nor writes what belongs to the whole directory."""
-        lock = _locked(self.path / ".lock", wait=True)
+        lock = locked(self.path / ".lock", wait=True)
         assert lock is not None  # it was waited for
         with lock:
             remove_leftovers(self.path)
@@ -365,23 +245,7 @@ class Output:
 
     def claim(self, program_id: str) -> IO[bytes] | None:
         """Makes a program this process's own until the file is closed or the process ends; None if another has it."""
-        return _locked(self.program(program_id) / ".lock", wait=False)
-
-
-def _locked(path: Path, *, wait: bool) -> IO[bytes] | None:
-    """A file, open, with the operating system's exclusive lock on it; None if it is taken and not waited for."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError as error:
-        file.close()
-        raise UserError(f"{path}: cannot be locked ({error.strerror or error}): use a file system with locks") from None
-    return file
+        return locked(self.program(program_id) / ".lock", wait=False)
 
 
 class Log:
@@ -455,50 +319,3 @@ def write_predictions(
 def program_id(members: Sequence[str]) -> str:
     """The name of a program: a hash of its members in order."""
     return configs.digest(list(members))
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what computes results."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "source"
-    return found
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of this code, with a plus sign if files differ from it; empty outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
-            return ""
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def device() -> str:
-    """The device that computes, in words."""
-    import jax
-
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        return f"{os.cpu_count()} CPU cores ({_processor()})"
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -8,7 +8,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 
-from attn_jax import alignment, checkpoint, evaluation, export, results, sweep
+from attn_jax import alignment, checkpoint, evaluation, export, provenance, results, storage, sweep
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.alignments import Link
@@ -82,7 +82,7 @@ class Run:
         where the file cannot be written.
         """
         vocabulary = {"source": self.source.to_json(), "target": self.target.to_json(), "max_length": self.max_length}
-        about = {"config": configs.to_dict(self.config), "vocabulary": vocabulary, "versions": results.versions()}
+        about = {"config": configs.to_dict(self.config), "vocabulary": vocabulary, "versions": provenance.versions()}
         export.write_tensors(Path(path), self.params, about)
 
 
@@ -198,7 +198,7 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run there (result.json is missing)")
-    stored, vocabulary = results.read_run(folder), results.read_json(folder / "vocabulary.json")
+    stored, vocabulary = results.read_run(folder), storage.read_json(folder / "vocabulary.json")
     if configs.digest(vocabulary) != (stored.result or {}).get("vocabulary", configs.digest(vocabulary)):
         raise UserError(f"{folder / 'vocabulary.json'}: not the vocabulary that the run was trained with; put it back")
     params = checkpoint.load_parameters(folder / "parameters")
@@ -208,14 +208,14 @@ def load_run(path: str | Path) -> Run:
 def import_run(path: str | Path) -> Run:
     """A model from the file that `Run.export` wrote. Raises UserError on any other file, and on a damaged one."""
     params, about = export.read_tensors(Path(path))
-    results.check(about, {"config": dict, "vocabulary": dict}, f"{path}: metadata")
+    storage.check(about, {"config": dict, "vocabulary": dict}, f"{path}: metadata")
     return _assembled(str(path), about["config"], about["vocabulary"], params)
 
 
 def _assembled(where: str, config: Mapping[str, Any], vocabulary: Any, params: Params) -> Run:
     """A run from its stored parts. Raises UserError, naming the place, where they are damaged or do not fit."""
     try:
-        results.check(vocabulary, {"source": dict, "target": dict, "max_length": int}, "vocabulary")
+        storage.check(vocabulary, {"source": dict, "target": dict, "max_length": int}, "vocabulary")
         if vocabulary["max_length"] < 1:
             raise UserError(f"vocabulary: max_length={vocabulary['max_length']}: must be greater than 0")
         source, target = (TextCodec.from_json(vocabulary[side]) for side in ("source", "target"))

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from attn_jax import config as configs
-from attn_jax import devices, extensions, jobs, launch, processes, progress, report, results, trackers
+from attn_jax import (
+    devices,
+    extensions,
+    jobs,
+    launch,
+    processes,
+    progress,
+    provenance,
+    report,
+    results,
+    storage,
+    trackers,
+)
 from attn_jax.config import Config
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
@@ -236,7 +248,7 @@ def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> Non
     study["reference"] = list(figures.values())
     study["runs"] = [*kept, *(run_id for run_id in ids if run_id not in kept)]
     study["tuning"] = list(tuning.values())
-    results.write_json(output.path / "study.json", study | {"data": before["data"] | call["data"]})
+    storage.write_json(output.path / "study.json", study | {"data": before["data"] | call["data"]})
 
 
 def _tuned(entry: Mapping[str, Any]) -> str:
@@ -253,7 +265,7 @@ def _tell_reused(finished: Mapping[str, Mapping[str, Any]], total: int) -> None:
     if not finished:
         return
     print(f"{len(finished)} of {total} runs have results already and are kept", file=sys.stderr)
-    now = (results.git_commit(), results.versions(), extensions.LOADED)
+    now = (provenance.git_commit(), provenance.versions(), extensions.LOADED)
     other = [
         result for result in finished.values() if (result["git"], result["versions"], result.get("loaded", {})) != now
     ]

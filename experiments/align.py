@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attn_jax import alignment, cli, cli_study, config, results, stats
+from attn_jax import alignment, cli, cli_study, config, stats, storage
 from attn_jax.alignment import Counts
 from attn_jax.cli_parsers import Text
 from attn_jax.data import UNK, TextCodec, alignments, builder, reading
@@ -77,7 +77,7 @@ def main() -> None:
     found = {folder: _links(run, texts[folder]) for folder, run in runs.items()}
     lines = "".join(" ".join(f"{i}-{j}" for i, j in sorted(links)) + "\n" for links in found[options.run[0]])
     if options.output:
-        results.write_text(Path(options.output), lines)
+        storage.write_text(Path(options.output), lines)
     if given.links:
         print(_report(runs, texts, found))
     elif not options.output:

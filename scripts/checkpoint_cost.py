@@ -16,7 +16,7 @@ from attn_jax import config, data, reuse
 from attn_jax.clock import Clock
 from attn_jax.data.corpus import encode
 from attn_jax.progression import Position, Saving, Vault
-from attn_jax.results import write_json
+from attn_jax.storage import write_json
 from attn_jax.training import Trainer
 
 STEPS, EVERY = 300, 100

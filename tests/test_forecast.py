@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import forecast, program, results, seq2seq, study, tuning
+from attn_jax import forecast, program, results, seq2seq, storage, study, tuning
 from attn_jax.errors import UserError
 
 BASE = tiny.config(score="none", cell="rnn", bridge="last", train__metric="loss")
@@ -28,8 +28,8 @@ def programs(monkeypatch):
             run_id = configs.run_id(member, corpus.fingerprint)
             result = {"run_id": run_id, "dataset": about, "metrics": metrics, "signatures": {}, "selected_step": 1}
             result |= {"steps": 1, "parameters": 1, "stopped": None, "versions": {}, "git": ""}
-            results.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
-            results.write_json(output.run(run_id) / "result.json", result)
+            storage.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
+            storage.write_json(output.run(run_id) / "result.json", result)
 
     monkeypatch.setattr(program, "train", train)
     monkeypatch.setattr(forecast, "timed", lambda runs, corpus, mesh: forecast.Speed(0.5, 10.0))
@@ -85,7 +85,7 @@ def test_a_program_that_was_begun(tmp_path, capsys, programs):
     options = {"seeds": [0, 1], "out": str(tmp_path), "corpora": corpora()}
     members = study.Members.of([BASE], [0, 1], corpora()).runs
     folder = results.Output(tmp_path).program(results.program_id(list(members)))
-    results.write_json(folder / "program.json", {"members": list(members)})
+    storage.write_json(folder / "program.json", {"members": list(members)})
     (folder / "checkpoints" / "2").mkdir(parents=True)
     (folder / "checkpoints" / "4").mkdir()
     forecast.of_study([BASE], **options)
@@ -101,7 +101,7 @@ def test_speeds_that_the_directory_knows_are_not_timed(tmp_path, capsys, program
     study.run([BASE], seeds=[0, 1], **options)
     (name,) = programs
     timing = {"runs": 2, "target_tokens_per_second": 1.0, "steps_per_second": 0.25, "compile_seconds": 8.0}
-    results.write_json(tmp_path / "programs" / name / "timing.json", timing)
+    storage.write_json(tmp_path / "programs" / name / "timing.json", timing)
     monkeypatch.setattr(forecast, "timed", lambda *args: pytest.fail("timed"))
     longer = tiny.changed(BASE, {"train.steps": 60, "train.eval_every": 60, "optim.learning_rate": 0.3})
     forecast.of_study([longer], seeds=[0], **options)

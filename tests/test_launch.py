@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from attn_jax import interruption, jobs, launch, pool, results
+from attn_jax import interruption, jobs, launch, pool, results, storage
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
@@ -180,11 +180,11 @@ def test_a_program_is_taken_once_and_not_when_another_has_its_runs(tmp_path, mon
         trained.append([run.seed for run in runs])
         for run_id in ids:
             for file in ("config.json", "result.json"):
-                results.write_json(output.run(run_id) / file, {})
+                storage.write_json(output.run(run_id) / file, {})
 
     monkeypatch.setattr(jobs.program, "train", train)
     part = ids[1:]
-    results.write_json(output.program(results.program_id(part)) / "program.json", {"members": part})
+    storage.write_json(output.program(results.program_id(part)) / "program.json", {"members": part})
     with output.claim(results.program_id(part)):
         assert jobs.perform(todo, corpora, Board().program("a")) == jobs.TAKEN
         assert list(output.programs().values()) == [part], "nothing is written down"

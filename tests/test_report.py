@@ -16,7 +16,7 @@ from attn_jax.config import Config, override, to_dict
 from attn_jax.errors import UserError
 from attn_jax.report_data import labels, load
 from attn_jax.report_table import rows, signed
-from attn_jax.results import read_lines
+from attn_jax.storage import read_lines
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import jobs, report, results, study, sweep
+from attn_jax import jobs, provenance, report, results, storage, study, sweep
 from attn_jax.errors import UserError
 
 RATES = {"learns": 0.05, "stands": 1e-30, "overflows": 1e30}
@@ -247,9 +247,9 @@ def fake_result(output, config):
     run_id = configs.run_id(config, fingerprint)
     dataset = {"name": "toy/letters", "fingerprint": fingerprint, "metric": "exact_match", "sizes": {}}
     empty = {"metrics": {}, "signatures": {}, "selected_step": 1, "steps": 1, "parameters": 1, "stopped": None}
-    made_by = {"versions": results.versions(), "git": results.git_commit()}
-    results.write_json(output.run(run_id) / "config.json", configs.to_dict(config))
-    results.write_json(output.run(run_id) / "result.json", {"run_id": run_id, "dataset": dataset, **empty, **made_by})
+    made_by = {"versions": provenance.versions(), "git": provenance.git_commit()}
+    storage.write_json(output.run(run_id) / "config.json", configs.to_dict(config))
+    storage.write_json(output.run(run_id) / "result.json", {"run_id": run_id, "dataset": dataset, **empty, **made_by})
 
 
 def plan_only(out, seeds, scores=("none",), **options):
@@ -267,7 +267,7 @@ def begin(out, *programs):
     """Programs that were written down and came to nothing."""
     output = results.Output(out)
     for members in programs:
-        results.write_json(output.program(results.program_id(members)) / "program.json", {"members": members})
+        storage.write_json(output.program(results.program_id(members)) / "program.json", {"members": members})
     return output
 
 
@@ -342,7 +342,7 @@ def test_study_file_keeps_what_earlier_calls_finished_and_said(tmp_path, trained
     plan_only(tmp_path, 1, title="One", command="first", reference=[figure | {"value": 1.0}])
     begun = ids_of(5)[4]
     file = tmp_path / "study.json"
-    results.write_json(file, json.loads(file.read_text()) | {"runs": [*ids_of(1), begun]})
+    storage.write_json(file, json.loads(file.read_text()) | {"runs": [*ids_of(1), begun]})
     other = figure | {"dataset": "toy/words", "value": 3.0}
     plan_only(tmp_path, 1, ["dot"], title="Two", command="second", reference=[figure | {"value": 2.0}, other])
     plan_only(tmp_path, 1, ["dot"], title="Two", command="second")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import data, program, report, study, tuning
+from attn_jax import data, program, report, storage, study, tuning
 from attn_jax.errors import UserError
 
 BASE = tiny.config(
@@ -147,8 +147,8 @@ def test_a_later_grid_keeps_what_is_finished_and_tells_of_the_new_choice_alone(t
             about = {"name": "toy/letters", "fingerprint": corpus.fingerprint, "metric": "exact_match", "sizes": {}}
             result = {"run_id": run_id, "dataset": about, "metrics": metrics, "signatures": {}, "selected_step": 1}
             result |= {"steps": 1, "parameters": 1, "stopped": None, "versions": {}, "git": ""}
-            study.results.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
-            study.results.write_json(output.run(run_id) / "result.json", result)
+            storage.write_json(output.run(run_id) / "config.json", configs.to_dict(member))
+            storage.write_json(output.run(run_id) / "result.json", result)
 
     monkeypatch.setattr(program, "train", train)
     tune(tmp_path, rates=[0.1, 0.05], cell=["rnn", "gru"])
