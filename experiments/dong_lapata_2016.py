@@ -17,7 +17,7 @@ for both.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax import cli, cli_study, combinators
 from attn_jax.config import Config
 from attn_jax.errors import UserError
 
@@ -34,6 +34,8 @@ cli_study.define({}, dataset="jobs", datasets=("geo", "jobs"), seeds=10)
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
+    from attn_jax import sweep  # Help must not wait for JAX.
+
     axes, changes = cli_study.sweeps(), cli_study.overrides()
     choices = cli_study.choices(axes)
     _refuse_own(combinators.paths([*choices, cli_study.tuned()]), changes)

@@ -18,7 +18,7 @@ the decoder is fed its own symbols it goes on to the true length.
 from collections.abc import Mapping, Set
 from typing import Any
 
-from attn_jax import cli, cli_study, combinators, sweep
+from attn_jax import cli, cli_study, combinators
 from attn_jax.config import Config
 from attn_jax.errors import UserError
 
@@ -66,6 +66,8 @@ cli_study.define({"cell": lambda: SCORES}, dataset="simple", datasets=tuple(PUBL
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
+    from attn_jax import sweep  # Help must not wait for JAX.
+
     axes, changes = cli_study.sweeps(), cli_study.overrides()
     asked = axes.pop("cell.name", None)
     choices = cli_study.choices(axes)

@@ -18,9 +18,9 @@ it (Luong); feeding is that of the attentional vector.
 from collections.abc import Mapping
 from typing import Any
 
-from attn_jax import cli, cli_study, sweep
+from attn_jax import cli, cli_study
 from attn_jax.config import Config
-from attn_jax.scores import SCORES
+from attn_jax.tables import names
 
 PUBLISHED = {
     "ady": 28.00,
@@ -45,7 +45,7 @@ GRID = {"cell.name": ["gru", "lstm"], "placement": ["before", "after"], "input_f
 
 cli_study.define(
     {
-        "score": lambda: SCORES,
+        "score": lambda: names("scores", "SCORES"),
         "cell": lambda: GRID["cell.name"],
         "placement": lambda: GRID["placement"],
         "input_feeding": lambda: GRID["input_feeding"],
@@ -57,8 +57,10 @@ cli_study.define(
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
+    from attn_jax import sweep  # Help must not wait for JAX.
+
     changes = SIZES | cli_study.overrides()
-    axes = {"score.name": list(SCORES)} | GRID | cli_study.sweeps()
+    axes = {"score.name": list(names("scores", "SCORES"))} | GRID | cli_study.sweeps()
     fixed = {*changes, *cli_study.tuned()}
     choices = cli_study.choices({path: values for path, values in axes.items() if path not in fixed})
     corpora = cli_study.corpora()
