@@ -20,18 +20,21 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from attn_jax import alignment, cli, cli_study, config, stats, storage
-from attn_jax.alignment import Counts
+from attn_jax import cli, cli_flags, config, stats, storage
 from attn_jax.cli_parsers import Text
 from attn_jax.data import UNK, TextCodec, alignments, builder, reading
 from attn_jax.data.alignments import Aligned, Gold, Link
 from attn_jax.data.sources import Files, read_file
 from attn_jax.errors import UserError, unknown
-from attn_jax.reuse import Run, load_run
-from attn_jax.scores import NONE
+from attn_jax.tables import names
+
+if TYPE_CHECKING:
+    from attn_jax.alignment import Counts
+    from attn_jax.reuse import Run
 
 _TEXTS: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
 flags.DEFINE_multi(Text("DIR"), _TEXTS, "run", None, "a finished run, OUT/runs/ID; may be repeated", required=True)
@@ -46,19 +49,19 @@ flags.DEFINE_boolean("lowercase", False, "lower-case the text first")
 flags.DEFINE_enum(
     "method",
     "argmax",
-    [*alignment.METHODS],
+    names("alignment", "METHODS"),
     "argmax: each target word with its best source word; one_to_one: the links of largest total weight that share no "
     "word; union: argmax of both sides",
 )
 flags.DEFINE_enum(
     "offset",
     "predicted",
-    alignment.OFFSETS,
+    names("alignment", "OFFSETS"),
     "the row of weights that belongs to a target word: of the step that predicts it, or of the one that reads it",
 )
 flags.DEFINE_float("threshold", 0.0, "leave out links of less weight", 0.0, 1.0)
 flags.DEFINE(Text("FILE"), "output", None, "write the links there, one line a pair")
-cli_study.define_load()
+cli_flags.define_load()
 
 CODES = {"deu": "de", "eng": "en", "fra": "fr"}
 """Names of languages in data sets, where they differ from those of the gold sets."""
@@ -66,11 +69,13 @@ CODES = {"deu": "de", "eng": "en", "fra": "fr"}
 
 def main() -> None:
     """Aligns with every run; prints the table, or the links where there is nothing to compare them with."""
+    from attn_jax import reuse  # Help must not wait for JAX.
+
     options = cli.FLAGS
     _check()
-    runs = {folder: load_run(folder) for folder in options.run}
+    runs = {folder: reuse.load_run(folder) for folder in options.run}
     for folder, run in runs.items():
-        if run.config.score.name == NONE:
+        if run.config.score.name == "none":
             raise UserError(f"--run={folder}: score=none: a run without attention has no weights to align by")
     given = _given()
     texts = {folder: _oriented(given, folder, run) for folder, run in runs.items()}
@@ -133,7 +138,7 @@ def _given() -> Aligned:
     return found.lowered() if options.lowercase else found
 
 
-def _oriented(given: Aligned, folder: str, run: Run) -> Aligned:
+def _oriented(given: Aligned, folder: str, run: "Run") -> Aligned:
     """The texts in the run's direction."""
     options = cli.FLAGS
     if not options.gold:
@@ -158,7 +163,7 @@ def _oriented(given: Aligned, folder: str, run: Run) -> Aligned:
     return given if source == given.languages[0] else given.swapped()
 
 
-def _links(run: Run, texts: Aligned) -> list[frozenset[Link]]:
+def _links(run: "Run", texts: Aligned) -> list[frozenset[Link]]:
     options = cli.FLAGS
     pairs = list(zip(texts.sources, texts.targets, strict=True))
     return run.align(pairs, method=options.method, offset=options.offset, threshold=options.threshold)
@@ -167,8 +172,10 @@ def _links(run: Run, texts: Aligned) -> list[frozenset[Link]]:
 # -- table -----------------------------------------------------------------------------------------------------------
 
 
-def _report(runs: dict[str, Run], texts: dict[str, Aligned], found: dict[str, list[frozenset[Link]]]) -> str:
+def _report(runs: "dict[str, Run]", texts: dict[str, Aligned], found: dict[str, list[frozenset[Link]]]) -> str:
     """What was aligned and how, then a row each run, each variant of several seeds, and each baseline."""
+    from attn_jax import alignment  # As above.
+
     options = cli.FLAGS
     first = next(iter(texts.values()))
     sure, possible = (sum(map(len, kind)) for kind in zip(*first.links, strict=True))
@@ -210,11 +217,13 @@ def _report(runs: dict[str, Run], texts: dict[str, Aligned], found: dict[str, li
     return "\n".join(lines)
 
 
-def _row(label: str, counts: Counts) -> list[str]:
+def _row(label: str, counts: "Counts") -> list[str]:
+    from attn_jax import alignment  # As above.
+
     return [label, *(f"{value:.2f}" for value in alignment.error(counts).values()), f"{counts.found:g}"]
 
 
-def _unknown(run: Run, texts: Aligned) -> str:
+def _unknown(run: "Run", texts: Aligned) -> str:
     return " / ".join(f"{_share(*side):.1f}" for side in ((run.source, texts.sources), (run.target, texts.targets)))
 
 

@@ -14,7 +14,7 @@ Expected: on both, the two curves lie together for the shortest sources and part
 
 from attn_jax import cli, cli_flags, cli_study
 from attn_jax.combinators import Sweep, product, values
-from attn_jax.scores import NONE, SCORES
+from attn_jax.tables import names
 
 REVERSE = "synthetic/reverse?min_length=3&max_length=30&test_min_length=31&test_max_length=40&examples=20000"
 MULTI30K = "multi30k/de_en"
@@ -24,12 +24,12 @@ SIZES = {
     MULTI30K: {"embedding.size": 128, "hidden_size": 128, "train.epochs": 5, "train.buckets": 4},
 }
 
-cli_flags.define({"score": lambda: [NONE, *SCORES]}, dataset=f"{REVERSE},{MULTI30K}")
+cli_flags.define({"score": lambda: ["none", *names("scores", "SCORES")]}, dataset=f"{REVERSE},{MULTI30K}")
 
 
 def compared(name: str) -> Sweep:
     """Without attention and with it. Nothing is fed, since without attention there is no context to feed."""
-    return product([SIZES.get(name, {})], [{"input_feeding": "none"}], values("score", NONE, "additive"))
+    return product([SIZES.get(name, {})], [{"input_feeding": "none"}], values("score", "none", "additive"))
 
 
 def main() -> None:

@@ -14,21 +14,24 @@ takes most of that away, as in Lake and Baroni (2018) and Britz et al. (2017). G
 """
 
 from attn_jax import cli, cli_flags, cli_study
-from attn_jax.cells import CELLS
 from attn_jax.combinators import Sweep, product, values
-from attn_jax.scores import NONE, SCORES
+from attn_jax.tables import names
 
 SIZES = {
     "synthetic/reverse": {"train.epochs": 12, "train.buckets": 2},
     "inflection/2017_turkish_medium": {"train.epochs": 60, "train.buckets": 2},
 }
 
-cli_flags.define({"cell": lambda: CELLS, "score": lambda: [NONE, *SCORES]}, dataset=",".join(SIZES), seeds=5)
+cli_flags.define(
+    {"cell": lambda: names("cells", "CELLS"), "score": lambda: ["none", *names("scores", "SCORES")]},
+    dataset=",".join(SIZES),
+    seeds=5,
+)
 
 
 def compared(name: str) -> Sweep:
     """Every cell with and without attention."""
-    return product([SIZES.get(name, {})], values("cell", *CELLS), values("score", NONE, "additive"))
+    return product([SIZES.get(name, {})], values("cell", *names("cells", "CELLS")), values("score", "none", "additive"))
 
 
 def main() -> None:

@@ -11,32 +11,23 @@ larger --seeds adds runs. --dry_run tells what would be trained and for how long
 """
 
 from attn_jax import cli, cli_flags, cli_study, config
-from attn_jax.bridges import BRIDGES
-from attn_jax.cells import CELLS
 from attn_jax.combinators import Sweep, chain, named, product, sample, values, without
-from attn_jax.combines import COMBINES
-from attn_jax.decoder import FEEDINGS
-from attn_jax.encoders import DIRECTIONS
-from attn_jax.layers import EMBEDDINGS
-from attn_jax.normalizers import NORMALIZERS
-from attn_jax.readouts import READOUTS
-from attn_jax.scores import NONE, SCORES
-from attn_jax.windows import WINDOWS
+from attn_jax.tables import names
 
 cli_flags.define(
     {
         "model": lambda: config.choices("model"),
-        "score": lambda: [*SCORES, NONE],
-        "cell": lambda: CELLS,
-        "encoder": lambda: DIRECTIONS,
-        "bridge": lambda: BRIDGES,
-        "normalizer": lambda: NORMALIZERS,
-        "window": lambda: WINDOWS,
+        "score": lambda: [*names("scores", "SCORES"), "none"],
+        "cell": lambda: names("cells", "CELLS"),
+        "encoder": lambda: names("encoders", "DIRECTIONS"),
+        "bridge": lambda: names("bridges", "BRIDGES"),
+        "normalizer": lambda: names("normalizers", "NORMALIZERS"),
+        "window": lambda: names("windows", "WINDOWS"),
         "placement": lambda: config.choices("placement"),
-        "combine": lambda: COMBINES,
-        "input_feeding": lambda: FEEDINGS,
-        "readout": lambda: READOUTS,
-        "embedding": lambda: EMBEDDINGS,
+        "combine": lambda: names("combines", "COMBINES"),
+        "input_feeding": lambda: names("decoder", "FEEDINGS"),
+        "readout": lambda: names("readouts", "READOUTS"),
+        "embedding": lambda: names("layers", "EMBEDDINGS"),
     }
 )
 
@@ -44,13 +35,13 @@ cli_flags.define(
 @named
 def scores() -> Sweep:
     """Every score, and no attention."""
-    return values("score", NONE, *SCORES)
+    return values("score", "none", *names("scores", "SCORES"))
 
 
 @named
 def cells_by_scores() -> Sweep:
     """LSTM, GRU and plain RNN, each without attention and with three scores."""
-    return product(values("cell", "lstm", "gru", "rnn"), values("score", NONE, "dot", "general", "additive"))
+    return product(values("cell", "lstm", "gru", "rnn"), values("score", "none", "dot", "general", "additive"))
 
 
 @named
@@ -62,7 +53,7 @@ def placements() -> Sweep:
 @named
 def feedings() -> Sweep:
     """What else enters the next step, with two scores."""
-    return product(values("input_feeding", *FEEDINGS), values("score", "general", "additive"))
+    return product(values("input_feeding", *names("decoder", "FEEDINGS")), values("score", "general", "additive"))
 
 
 @named
@@ -77,8 +68,8 @@ def luong_2015() -> Sweep:
 def from_fixed_to_attention() -> Sweep:
     """A fixed context, then one thing more at a time: both directions, attention, input feeding."""
     return [
-        {"encoder": "uni", "score": NONE},
-        {"encoder": "bi", "score": NONE},
+        {"encoder": "uni", "score": "none"},
+        {"encoder": "bi", "score": "none"},
         {"encoder": "bi", "score": "general"},
         {"encoder": "bi", "score": "general", "input_feeding": "attentional"},
     ]
@@ -91,8 +82,8 @@ def mechanisms() -> Sweep:
         values("score", "dot", "scaled_dot", "general", "concat", "additive"),
         values("cell", "lstm", "gru"),
         values("placement", *config.choices("placement")),
-        values("normalizer", *NORMALIZERS),
-        values("input_feeding", *FEEDINGS),
+        values("normalizer", *names("normalizers", "NORMALIZERS")),
+        values("input_feeding", *names("decoder", "FEEDINGS")),
     )
     # Where the context enters the cells already, it is not fed again.
     legal = without(everything, lambda c: c["placement"] != "after" and c["input_feeding"] == "context")
@@ -101,7 +92,7 @@ def mechanisms() -> Sweep:
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    cli_study.compare(lambda _: values("score", *SCORES), title="Scoring functions")
+    cli_study.compare(lambda _: values("score", *names("scores", "SCORES")), title="Scoring functions")
 
 
 if __name__ == "__main__":

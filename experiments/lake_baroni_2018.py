@@ -18,7 +18,6 @@ the decoder is fed its own symbols it goes on to the true length.
 from attn_jax import cli, cli_choices, cli_flags, cli_study
 from attn_jax.combinators import Sweep
 from attn_jax.errors import UserError
-from attn_jax.scores import NONE
 
 CONFIGURATION = {
     "encoder.name": "uni",
@@ -82,7 +81,7 @@ def main() -> None:
 def compared(split: str) -> Sweep:
     """The cells and scores of which figures are published."""
     return [
-        {**CONFIGURATION, "cell": cell, "score": score, **({} if score == NONE else ATTENTION)}
+        {**CONFIGURATION, "cell": cell, "score": score, **({} if score == "none" else ATTENTION)}
         for cell, score in PUBLISHED[split]
     ]
 

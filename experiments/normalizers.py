@@ -15,13 +15,12 @@ are worse with products, whose size nothing bounds.
 
 from attn_jax import cli, cli_flags, cli_study
 from attn_jax.combinators import Sweep, product, values
-from attn_jax.normalizers import NORMALIZERS
-from attn_jax.scores import SCORES
+from attn_jax.tables import names
 
 SIZES = {"train.epochs": 60, "train.buckets": 2}
 
 cli_flags.define(
-    {"normalizer": lambda: NORMALIZERS, "score": lambda: SCORES},
+    {"normalizer": lambda: names("normalizers", "NORMALIZERS"), "score": lambda: names("scores", "SCORES")},
     dataset="inflection/2017_turkish_medium,inflection/2017_german_medium",
     seeds=5,
 )
@@ -29,7 +28,9 @@ cli_flags.define(
 
 def compared(_: str) -> Sweep:
     """Every normaliser with two scores."""
-    return product([SIZES], values("normalizer", *NORMALIZERS), values("score", "general", "additive"))
+    return product(
+        [SIZES], values("normalizer", *names("normalizers", "NORMALIZERS")), values("score", "general", "additive")
+    )
 
 
 def main() -> None:

@@ -15,27 +15,22 @@ The data is CoNLL-SIGMORPHON 2017's of 1,000 examples (Cotterell et al. 2017); -
 
 from attn_jax import cli, cli_flags, cli_study, config
 from attn_jax.combinators import Sweep, grid, product, without
-from attn_jax.combines import COMBINES
-from attn_jax.decoder import FEEDINGS
+from attn_jax.tables import names
 
 SIZES = {"train.epochs": 60, "train.buckets": 2}
 
-AXES = {"placement": config.choices("placement"), "input_feeding": tuple(FEEDINGS), "combine": tuple(COMBINES)}
+AXES = {
+    "placement": lambda: config.choices("placement"),
+    "input_feeding": lambda: names("decoder", "FEEDINGS"),
+    "combine": lambda: names("combines", "COMBINES"),
+}
 
-cli_flags.define(
-    {
-        "placement": lambda: AXES["placement"],
-        "input_feeding": lambda: FEEDINGS,
-        "combine": lambda: COMBINES,
-    },
-    dataset="inflection/2017_turkish_medium",
-    seeds=5,
-)
+cli_flags.define(AXES, dataset="inflection/2017_turkish_medium", seeds=5)
 
 
 def compared(_: str) -> Sweep:
     """Every combination; where the context enters the cells it is not fed again."""
-    everything = product([SIZES], grid(AXES))
+    everything = product([SIZES], grid({axis: allowed() for axis, allowed in AXES.items()}))
     return without(everything, lambda c: c["placement"] != "after" and c["input_feeding"] == "context")
 
 

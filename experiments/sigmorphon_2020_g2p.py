@@ -15,11 +15,9 @@ it (Luong); feeding is that of the attentional vector.
 --scores, --cells, --placements and --input_feedings choose parts of the grid; --set and --sweep change all variants.
 """
 
-import functools
-
 from attn_jax import cli, cli_flags, cli_study
-from attn_jax.combinators import grid, product, values
-from attn_jax.scores import SCORES
+from attn_jax.combinators import grid, product
+from attn_jax.tables import names
 
 PUBLISHED = {
     "ady": 28.00,
@@ -40,22 +38,19 @@ PUBLISHED = {
 
 SIZES = {"embedding.size": 64, "hidden_size": 128, "train.epochs": 16, "train.buckets": 2}
 
-GRID = {
-    "cell": ("gru", "lstm"),
-    "placement": ("before", "after"),
-    "input_feeding": ("none", "attentional"),
+AXES = {
+    "score": lambda: names("scores", "SCORES"),
+    "cell": lambda: ("gru", "lstm"),
+    "placement": lambda: ("before", "after"),
+    "input_feeding": lambda: ("none", "attentional"),
 }
 
-cli_flags.define(
-    {"score": lambda: SCORES} | {axis: functools.partial(GRID.__getitem__, axis) for axis in GRID},
-    dataset="kor,ady",
-    datasets=tuple(PUBLISHED),
-)
+cli_flags.define(AXES, dataset="kor,ady", datasets=tuple(PUBLISHED))
 
 
 def main() -> None:
     """Trains what is missing, and prints the table and the path of the page."""
-    everything = product([SIZES], values("score", *SCORES), grid(GRID))
+    everything = product([SIZES], grid({axis: allowed() for axis, allowed in AXES.items()}))
     reference = [
         {
             "dataset": f"g2p/sigmorphon2020_{language}",

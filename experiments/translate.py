@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from absl import flags
 
-from attn_jax import cli, cli_study, config
+from attn_jax import cli, cli_flags, config
 from attn_jax.cli_parsers import Text
 from attn_jax.errors import UserError
 
@@ -47,7 +47,7 @@ flags.DEFINE_bool("sample", False, "draw outputs from the model's probabilities"
 flags.DEFINE_float("temperature", None, "of samples: symbols have probabilities p^(1/temperature)", 0)
 flags.DEFINE_integer("seed", None, "of samples (default: the run's)", 0)
 flags.DEFINE_integer("batch_size", 64, "sentences that are decoded at a time", 1)
-cli_study.define_load()
+cli_flags.define_load()
 
 CHANGES = ("beam_size", "length_penalty", "alpha", "coverage_penalty", "min_length", "max_length", "temperature")
 """Flags that change the field of that name in section `decode`."""

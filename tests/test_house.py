@@ -14,7 +14,7 @@ PACKAGE = ROOT / "attn_jax"
 
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
-    errors interruption extensions registry shapes config
+    errors interruption extensions registry tables shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses metrics decoding beam_search search alignment
@@ -99,19 +99,30 @@ def test_a_relative_import_in_a_package_is_resolved() -> None:
     assert violations("data", "from .text import Vocabulary", ("attn_jax", "data")) == []
 
 
-def test_the_command_line_imports_nothing_heavy() -> None:
-    program = "import attn_jax.cli, json, sys; print(json.dumps(sorted(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    loaded = {name.partition(".")[0] for name in json.loads(output)}
+HEAVY = {
+    *("jax", "flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "array_record", "scipy", "pandas"),
+    *("matplotlib", "plotly", "sacrebleu", "sentencepiece", "rapidfuzz", "rich", "jinja2", "tensorboardX"),
+}
+
+HELP = """
+import json, runpy, sys
+script = sys.argv.pop(1)
+sys.argv[0] = script
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "experiments").glob("*.py")))
+def test_help_imports_nothing_heavy(script: str) -> None:
+    command = [sys.executable, "-c", HELP, str(ROOT / "experiments" / script), "--help"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    *shown, modules = process.stdout.splitlines()
+    assert "Flags:" in shown
+    loaded = {name.partition(".")[0] for name in json.loads(modules)}
     assert "attn_jax" in loaded
-    heavy = {
-        "tensorflow",
-        "tensorflow_datasets",
-        "orbax",
-        "scipy",
-        "plotly",
-        "matplotlib",
-        "sacrebleu",
-        "sentencepiece",
-    }
-    assert loaded & heavy == set()
+    assert loaded & HEAVY == set()

@@ -1,0 +1,82 @@
+"""Programs lower ahead of time for TPU and for CUDA; no such device is needed, and nothing is compiled or run."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax import export
+
+from attn_jax.data.corpus import encode
+from attn_jax.evaluation import Evaluator
+from attn_jax.training import Trainer
+
+PLATFORMS = ("tpu", "cuda")
+
+FOREIGN = re.compile(r'"?(lapack|blas|__onednn|xla_python|xla_ffi_python|ducc|hip)\w*"?')
+"""Custom calls that only another platform has, or the Python process that traced the program."""
+
+WIDE = re.compile(r"(?:tensor<|x)(?:f64|complex<f64>)")
+"""Double precision, which a TPU emulates slowly and nobody asked for."""
+
+
+def lowered(function, platform, *arguments):
+    """The text of a jitted function's program. Raises where a primitive has no rule for the platform."""
+    found = export.export(function, platforms=[platform])(*arguments)
+    assert found.platforms == (platform,)
+    return found.mlir_module()
+
+
+def check(text):
+    targets = set(re.findall(r"stablehlo\.custom_call @(\w+)", text))
+    foreign = {target for target in targets if FOREIGN.fullmatch(target)}
+    assert not foreign, f"custom calls of another platform: {foreign}"
+    assert not WIDE.search(text), "double precision"
+
+
+FEEDING = {"cell": "lstm", "score": "additive", "input_feeding": "attentional", "dropout.recurrent": 0.1}
+LOCAL = {"cell": "gru", "score": "general", "window": "local_p", "train.buckets": 2, "init": "glorot"}
+HEADS = {"cell": "lstm", "score": "multihead", "precision": "bfloat16", "normalizer": "entmax15"}
+OWN_INPUTS = {"score": "none", "train.teacher_forcing": 0.5, "optim": "adadelta", "placement": "after"}
+TRANSFORMER = {"model": "transformer", "transformer.encoder_layers": 1, "dropout.attention": 0.1}
+BEAM = {"decode": "beam", "decode.beam_size": 2, "decode.length_penalty": "gnmt"}
+SAMPLE = {"decode": "sample"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [FEEDING | BEAM, LOCAL | BEAM, HEADS, OWN_INPUTS | SAMPLE, TRANSFORMER | BEAM],
+    ids=["feeding", "local_p", "multihead", "own_inputs", "transformer"],
+)
+def test_training_and_search_lower_without_the_device(changes):
+    config = tiny.changed(tiny.config(), changes)
+    members = [config, tiny.changed(config, {"seed": 1, "optim.learning_rate": 0.01})]
+    corpus = encode(tiny.dataset(train=23), config)
+    trainer = Trainer(members, corpus)
+    states = jax.eval_shape(trainer.start)
+    rows = np.zeros((4, len(members), config.train.batch_size), np.int32)
+    chunk = (states, trainer._data, trainer.numbers, trainer.keys, 0, np.zeros(4, np.int32), rows)
+    dev = Evaluator(trainer.model, corpus, "dev", max_output=5, seeds=[0, 1])
+    # The search of evaluations during training, and the configured one.
+    greedily = tiny.changed(config, {"decode": "greedy"}).decode
+    batch = (states.params, dev._seeds, *dev._batches[0])
+    programs = [(trainer._chunk, chunk), (jax.jit(trainer.start), ())]
+    programs += [(jax.jit(functools.partial(dev._run, settings=s)), batch) for s in {greedily, config.decode}]
+    for function, arguments in programs:
+        for platform in PLATFORMS:  # traced once for both
+            check(lowered(function, platform, *arguments))
+
+
+def test_the_check_sees_what_a_platform_lacks():
+    with pytest.raises(NotImplementedError, match="tpu"):
+        lowered(jax.jit(jnp.linalg.eigvals), "tpu", np.eye(3, dtype=np.float32))
+
+
+def test_the_check_sees_foreign_calls_and_double_precision(x64):
+    with pytest.raises(AssertionError, match="double precision"):
+        check(lowered(jax.jit(jnp.sin), "tpu", np.eye(3)))
+    with pytest.raises(AssertionError, match="lapack_sgeqrf"):
+        check(lowered(jax.jit(jnp.linalg.qr), "cpu", np.eye(3, dtype=np.float32)))
