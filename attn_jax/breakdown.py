@@ -1,7 +1,9 @@
-"""Quality of outputs in parts: by length of source or reference, and by frequency of the words."""
+"""Quality in parts: by length of source or reference, and by frequency of the words; the sharpness of attention."""
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from attn_jax.data.reading import words
 
@@ -79,3 +81,16 @@ def pooled(sentences: Iterable[tuple[str, str]], frequencies: Mapping[str, int])
     for output, reference in sentences:
         matches.add(output, reference)
     return matches
+
+
+def attended(weights: np.ndarray) -> list[float]:
+    """Effective numbers of source positions of rows of weights [*, S]: exp(-sum_j p_j log p_j), p = |w| / sum |w|.
+
+    From 1, where one position has all the weight, to S; k where k positions have equal weights. Rows without weight are
+    left out.
+    """
+    sizes = np.abs(np.asarray(weights, np.float64)).reshape(-1, np.shape(weights)[-1])
+    shares = sizes[sizes.sum(axis=1) > 0]
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    return [float(value) for value in np.exp(-(shares * logs).sum(axis=1))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attn_jax import breakdown, metrics, plots, report_table
+from attn_jax import breakdown, metrics, plots, report_table, stats
 from attn_jax.report_data import Run, Section, Study, Variant
 from attn_jax.stats import Summary
 
@@ -31,6 +31,7 @@ def charts(study: Study, section: Section) -> list[Chart]:
         *_curves(section),
         *_by_lengths(section),
         *([by_frequency] if by_frequency else []),
+        *_sharpness(section),
         *_costs(study, section, ranked),
     ]
 
@@ -123,6 +124,27 @@ def _pooled(metric: str, statistics: np.ndarray) -> float | None:
     """The metric of sentences; None where it has nothing to divide by."""
     value = float(metrics.aggregates(metric, statistics.sum(axis=0)[None])[0])
     return None if math.isnan(value) else value
+
+
+def _sharpness(section: Section) -> list[Chart]:
+    """How many source positions a step attends to, of the examples that have attention maps; nothing without them."""
+    rows = []
+    for variant in section.variants:
+        examples = {run.seed: run.attention() for run in variant.done}
+        values = {
+            seed: float(np.mean(found))
+            for seed, maps in examples.items()
+            if (found := [n for one in maps for n in breakdown.attended(np.array(one["weights"]))])
+        }
+        if values:
+            summary = stats.summary(list(values.values()))
+            rows.append((variant.label, variant.index, values, summary.mean, summary.low, summary.high))
+    if not rows:
+        return []
+    rows.sort(key=lambda row: row[3])
+    title = "source positions that a step attends to"
+    note = "the effective number, exp of the weights' entropy, in the sentences of the attention maps; dots: seeds"
+    return [Chart("sharpness", "Sharpness of attention", note, plots.forest(rows, title))]
 
 
 def _by_frequency(study: Study, section: Section) -> Chart | None:

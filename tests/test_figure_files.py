@@ -28,7 +28,7 @@ def test_every_chart_and_sentence_is_a_file_and_what_is_gone_goes(
     report.build(tmp_path)
     folder = tmp_path / "figures"
     names = {path.name for path in folder.glob("[!.]*")}
-    charts = {"forest", "train-loss", "dev-loss", "dev-exact_match", "length", "output-length", "size"}
+    charts = {"forest", "train-loss", "dev-loss", "dev-exact_match", "length", "output-length", "size", "sharpness"}
     expected = charts | {f"attention-{number}" for number in range(1, 6)}
     assert names == {f"semantic-parsing-jobs-{name}.{form}" for name in expected for form in ("svg", "pdf")}
     assert all(path.read_bytes().startswith(b"%PDF-") for path in folder.glob("*.pdf"))
@@ -54,6 +54,7 @@ def test_every_chart_and_sentence_is_a_file_and_what_is_gone_goes(
     report.build(tmp_path)
     # A second seed with as many right outputs: quality by length, and the maps of the first seed, are as they were.
     changed = {"exact_match (test)", "train loss", "dev loss", "dev exact_match", "Quality and size"}
+    changed.add("Sharpness of attention")
     assert {title.removeprefix("semantic_parsing/jobs: ") for title in drawn} == changed
 
 

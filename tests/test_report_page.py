@@ -28,7 +28,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(out: Path) -> None:
     assert set(seen.places) == set(seen.figures)
     assert {place.split("-", 1)[1] for place in seen.places} == {
         "forest", "train-loss", "dev-loss", "dev-exact_match", "length", "output-length", "word-frequency", "cost",
-        "time", "size",
+        "time", "size", "sharpness",
     }  # fmt: skip
     for piece in ("Scores on JOBS", "compare --scores=none,dot", "0123abc", "cpu (2 cores)", "jax 0.10.2"):
         assert piece in seen.text
@@ -164,6 +164,30 @@ def test_quality_by_output_length(out: Path) -> None:
     line = next(t for t in Page(out / "report.html").figures["s0-output-length"]["data"] if t["name"] == "dot")
     assert dict(zip(line["x"], line["customdata"], strict=True)) == {"4": 2, "11": 3, "17": 1}
     assert line["y"] == pytest.approx([100.0, 200 / 3, 100.0])
+
+
+def test_effective_number_of_positions() -> None:
+    from scipy.stats import entropy
+
+    rows = np.array([[0.25, 0.25, 0.25, 0.25], [0, 0, 1, 0], [0.5, 0.2, 0.3, 0], [0, 0, 0, 0], [-2.0, 2.0, 0, 0]])
+    assert breakdown.attended(rows[None]) == pytest.approx([4, 1, np.exp(entropy(rows[2])), 2])
+
+
+def test_sharpness_is_a_mean_over_the_rows_of_a_run(out: Path) -> None:
+    report.build(out)
+    lines = Page(out / "report.html").figures["s0-sharpness"]["data"]
+    for variant in load(out).sections[0].variants[1:]:
+        (seeds,) = [t for t in lines if t["name"] == variant.label and "customdata" in t]
+        for run in variant.runs:
+            rows = [row for one in run.attention() for head in one["weights"] for row in head]
+            value = seeds["x"][seeds["customdata"].index(run.seed)]
+            assert value == pytest.approx(np.mean([np.exp(entropy_of(row)) for row in rows]))
+
+
+def entropy_of(row: list[float]) -> float:
+    """In nats, of weights that sum to one only as far as they are written."""
+    shares = [weight / sum(row) for weight in row if weight]
+    return -sum(share * np.log(share) for share in shares)
 
 
 def test_word_f1_by_frequency(tmp_path: Path) -> None:
