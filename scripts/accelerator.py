@@ -3,8 +3,8 @@
     scripts/accelerator --out=out/accelerator
 
 Every setting of the compiler ("arm", see accelerator_plan.py) has a process of its own, since XLA reads its flags once.
-The arms prepare a case side by side; then one after another repeats it, again and again in turn, so that what disturbs
-the machine disturbs all alike. Times are medians and quartiles. An arm whose flags this jaxlib does not know, or whose
+The arms prepare a case side by side (XLA's choice among kernels may suffer from it, in all arms alike); then one after
+another repeats it, again and again in turn, so that what disturbs the machine disturbs all alike. Times are medians and quartiles. An arm whose flags this jaxlib does not know, or whose
 process dies, is told as such; so is every case for which there was no time. Where there is no GPU only the arm without
 flags is measured, which tells nothing about GPUs.
 
@@ -232,15 +232,17 @@ def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: flo
     for lane in others:
         if lane.worker is not None:
             lane.greet()
-    numbers, taken, records = {case: n for n, case in enumerate(cases(sizes))}, dict[str, float](), []
+    numbers = {case: number for number, case in enumerate(cases(sizes))}
+    taken, records = dict[tuple[str, int], float](), []
     for case in todo:
         start = time.monotonic()
         wanted = [lane for lane in lanes if applies(case, lane.arm)]
-        if start + taken.get(case.kind, 0 if quick else UNKNOWN_SECONDS) > began + seconds:
+        like = (case.kind, case.unroll)
+        if start + taken.get(like, 0 if quick else UNKNOWN_SECONDS) > began + seconds:
             found: Mapping[str, Any] = {lane.arm.name: {"missing": "no time was left"} for lane in wanted}
         else:
             found = measured(numbers[case], wanted, sizes, min(start + CASE_SECONDS, began + seconds))
-            taken[case.kind] = max(taken.get(case.kind, 0), time.monotonic() - start)
+            taken[like] = max(taken.get(like, 0), time.monotonic() - start)
         records.append({"name": str(case), **dataclasses.asdict(case), "arms": found})
         print(f"{time.monotonic() - began:5.0f} s  {case}", file=sys.stderr, flush=True)
     for lane in lanes:

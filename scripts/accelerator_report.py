@@ -217,9 +217,12 @@ def _against(
 def _together(results: Results) -> list[str]:
     hidden, most = results["sizes"]["hidden"][0], results["sizes"]["runs"][-1]
     what = f"{most} training runs of SCAN's size in one program"
-    one, many = (_best(_cases(results, kind="train", hidden=hidden, runs=runs, dtype="float32")) for runs in (1, most))
+    one, many = (
+        _median(_cases(results, kind="train", hidden=hidden, runs=runs, dtype="float32"), "default")
+        for runs in (1, most)
+    )
     if one is None or many is None:
         return [f"{what}: not measured."]
-    ratio = many[0] / one[0]
+    ratio = many / one
     verdict = "reached" if ratio <= 3 else "missed"
     return [f"{what}: {ratio:.2f} times the time of one; target 3: {verdict}."]
