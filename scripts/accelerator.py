@@ -4,9 +4,9 @@
 
 Every setting of the compiler ("arm", see accelerator_plan.py) has a process of its own, since XLA reads its flags once.
 The arms prepare a case side by side (XLA's choice among kernels may suffer from it, in all arms alike); then one after
-another repeats it, again and again in turn, so that what disturbs the machine disturbs all alike. Times are medians and quartiles. An arm whose flags this jaxlib does not know, or whose
-process dies, is told as such; so is every case for which there was no time. Where there is no GPU only the arm without
-flags is measured, which tells nothing about GPUs.
+another repeats it, again and again in turn, so that what disturbs the machine disturbs all alike. Times are medians and
+quartiles. An arm whose flags this jaxlib does not know, or whose process dies, is told as such; so is every case for
+which there was no time. Where there is no GPU only the arm without flags is measured, which tells nothing about GPUs.
 
 Needs JAX, Flax, Optax, jaxtyping and NumPy, and CUDA's PyTorch for what is compared with it; neither TFDS nor Orbax.
 Writes OUT/accelerator.json and OUT/accelerator.txt and prints the latter.
