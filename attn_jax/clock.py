@@ -1,8 +1,12 @@
-"""Time and work of a program's steps."""
+"""Time and work of a program's steps, and how much was compiled for them."""
 
+import collections
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from attn_jax.training import Trainer
 
@@ -14,12 +18,36 @@ GROWTH = 8
 
 COUNTERS = ("seconds", "first", "first_steps", "rest", "rest_steps", "run_steps")
 
+_EVENTS = {
+    "/jax/core/compile/backend_compile_duration": "compilations",
+    "/jax/compilation_cache/cache_hits": "cached_compilations",
+}
+"""What JAX says when a program (of XLA, not of ours) is made ready, and, before that, when it is found in the cache."""
+
+
+@functools.cache
+def _compilations() -> collections.Counter[str]:
+    """What this process has compiled, counted from the first call on. JAX's listeners are for the whole process."""
+    counted = collections.Counter[str]()
+
+    def count(event: str, *_: Any, **__: Any) -> None:
+        if event in _EVENTS:
+            counted[_EVENTS[event]] += 1
+
+    jax.monitoring.register_event_listener(count)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    return counted
+
 
 class Clock:
-    """Times the dispatches of a program. The first one of each process, which compiles, counts apart."""
+    """Times the dispatches of a program. The first one of each process, which compiles, counts apart.
+
+    Make it before what it counts the compilations of.
+    """
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.began = trainer, time.perf_counter()
+        self.earlier, self._before = collections.Counter[str](), collections.Counter(_compilations())
         pairs = trainer.corpus.encoded["train"]
         # Real target tokens, end-of-sentence included, of one step of all runs; padding does not count.
         mean = sum(len(target) for _, target in pairs) / len(pairs)
@@ -45,12 +73,20 @@ class Clock:
 
     def to_json(self) -> dict[str, float]:
         """What was counted so far."""
-        return {name: getattr(self, name) for name in COUNTERS} | {"seconds": self._elapsed()}
+        counted = {name: getattr(self, name) for name in COUNTERS} | {"seconds": self._elapsed()}
+        return counted | self.compilations()
+
+    def compilations(self) -> dict[str, int]:
+        """XLA programs that were made ready for this program, and how many of them were found in the cache."""
+        now = _compilations()
+        return {name: self.earlier[name] + now[name] - self._before[name] for name in _EVENTS.values()}
 
     def resume(self, counted: Mapping[str, Any]) -> None:
         """Goes on from what an earlier process had counted, see `to_json`."""
         for name in COUNTERS:
             setattr(self, name, counted[name])
+        # A checkpoint of an older version does not say.
+        self.earlier = collections.Counter({name: counted.get(name, 0) for name in _EVENTS.values()})
 
     def _elapsed(self) -> float:
         return self.seconds + time.perf_counter() - self.began
@@ -69,6 +105,7 @@ class Clock:
             "padding": self.trainer.padding,
             "buckets": len(self.trainer.buckets),
             "masked_work": 1 - self.run_steps / max(1, steps * runs),
+            **self.compilations(),
         }
 
 

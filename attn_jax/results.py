@@ -52,7 +52,11 @@ RESULT: Kinds = {
 PROGRAM: Kinds = {"members": list[str]}
 TIMING: Kinds = {"runs": int, "target_tokens_per_second": NUMBER}
 TIMES: Kinds = dict.fromkeys(
-    ("steps", "compile_seconds", "train_seconds", "steps_per_second", "padding", "masked_work"), NUMBER
+    (
+        *("steps", "compile_seconds", "train_seconds", "steps_per_second", "padding", "masked_work"),
+        *("compilations", "cached_compilations"),
+    ),
+    NUMBER,
 )
 """What else may be in a timing."""
 

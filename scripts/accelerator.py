@@ -3,10 +3,10 @@
     scripts/accelerator --out=out/accelerator
 
 Every setting of the compiler ("arm", see accelerator_plan.py) has a process of its own, since XLA reads its flags once.
-The arms prepare a case side by side; then one after another repeats it, again and again in turn, so that what disturbs
-the machine disturbs all alike. Times are medians and quartiles. An arm whose flags this jaxlib does not know, or whose
-process dies, is told as such; so is every case for which there was no time. Where there is no GPU only the arm without
-flags is measured, which tells nothing about GPUs.
+The arms prepare a case side by side (XLA's choice among kernels may suffer from it, in all arms alike); then one after
+another repeats it, again and again in turn, so that what disturbs the machine disturbs all alike. Times are medians and
+quartiles. An arm whose flags this jaxlib does not know, or whose process dies, is told as such; so is every case for
+which there was no time. Where there is no GPU only the arm without flags is measured, which tells nothing about GPUs.
 
 Needs JAX, Flax, Optax, jaxtyping and NumPy, and CUDA's PyTorch for what is compared with it; neither TFDS nor Orbax.
 Writes OUT/accelerator.json and OUT/accelerator.txt and prints the latter.
@@ -15,6 +15,7 @@ Writes OUT/accelerator.json and OUT/accelerator.txt and prints the latter.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import queue
 import statistics
@@ -40,6 +41,8 @@ CASE_SECONDS = 75.0
 
 UNKNOWN_SECONDS = 12.0
 """What a case is thought to take before one of its kind was measured."""
+
+NO_TIME = "no time was left"
 
 DEATHS = 2
 """An arm whose processes died so often is given up."""
@@ -116,10 +119,10 @@ class Worker:
 
 
 class Lane:
-    """An arm with its process, which is started anew after it died."""
+    """An arm with its process, which is started anew after it died. end: no answer is waited for longer."""
 
-    def __init__(self, arm: Arm, quick: bool):
-        self.arm, self.quick, self.deaths = arm, quick, 0
+    def __init__(self, arm: Arm, quick: bool, end: float = math.inf):
+        self.arm, self.quick, self.end, self.deaths = arm, quick, end, 0
         self.about: dict[str, Any] = {}
         self.trouble: list[str] = []
         self.gone = ""  # why nothing more can be asked
@@ -133,7 +136,7 @@ class Lane:
         """Waits until the process has said what its device is."""
         assert self.worker is not None
         try:
-            self.about = self.worker.answer(START_SECONDS)
+            self.about = self.worker.answer(min(START_SECONDS, max(10.0, self.end - time.monotonic())))
         except DeathError as death:
             self.gone = str(death)
         self.gone = self.gone or self.about.get("missing", "")
@@ -161,8 +164,11 @@ class Lane:
         try:
             if number is not None:
                 self.worker.send(measure=number)
-            return self.worker.answer(deadline - time.monotonic())
+            return self.worker.answer(min(deadline, self.end) - time.monotonic())
         except DeathError as death:
+            if time.monotonic() >= self.end:
+                self.stop()
+                return {"missing": NO_TIME}
             return {"missing": self.died(death)}
 
     def died(self, death: DeathError) -> str:
@@ -218,7 +224,7 @@ def measured(number: int, lanes: Sequence[Lane], sizes: Sizes, deadline: float) 
 def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: float) -> dict[str, Any]:
     """Everything, in about so many seconds at most."""
     began, sizes = time.monotonic(), QUICK if quick else FULL
-    lanes = [Lane(arm, quick) for arm in arms]
+    lanes = [Lane(arm, quick, began + seconds) for arm in arms]
     plain, others = lanes[0], lanes[1:]
     plain.start()
     plain.greet()
@@ -232,15 +238,17 @@ def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: flo
     for lane in others:
         if lane.worker is not None:
             lane.greet()
-    numbers, taken, records = {case: n for n, case in enumerate(cases(sizes))}, dict[str, float](), []
+    numbers = {case: number for number, case in enumerate(cases(sizes))}
+    taken, records = dict[tuple[str, int], float](), []
     for case in todo:
         start = time.monotonic()
         wanted = [lane for lane in lanes if applies(case, lane.arm)]
-        if start + taken.get(case.kind, 0 if quick else UNKNOWN_SECONDS) > began + seconds:
-            found: Mapping[str, Any] = {lane.arm.name: {"missing": "no time was left"} for lane in wanted}
+        like = (case.kind, case.unroll)
+        if start + taken.get(like, 0 if quick else UNKNOWN_SECONDS) > began + seconds:
+            found: Mapping[str, Any] = {lane.arm.name: {"missing": NO_TIME} for lane in wanted}
         else:
-            found = measured(numbers[case], wanted, sizes, min(start + CASE_SECONDS, began + seconds))
-            taken[case.kind] = max(taken.get(case.kind, 0), time.monotonic() - start)
+            found = measured(numbers[case], wanted, sizes, start + CASE_SECONDS)
+            taken[like] = max(taken.get(like, 0), time.monotonic() - start)
         records.append({"name": str(case), **dataclasses.asdict(case), "arms": found})
         print(f"{time.monotonic() - began:5.0f} s  {case}", file=sys.stderr, flush=True)
     for lane in lanes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from accelerator_plan import Case, Sizes
 from flax import nnx
@@ -68,7 +69,7 @@ def _timed(call: Callable[[], Any], calls: int) -> float:
 def describe() -> dict[str, Any]:
     """The device and the versions."""
     device = jax.devices()[0]
-    versions = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
     return {"platform": device.platform, "device": device.device_kind, "versions": versions}
 
 

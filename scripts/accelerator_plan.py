@@ -37,6 +37,8 @@ class Sizes:
     steps: int = 30
     hidden: tuple[int, ...] = (128, 512)
     runs: tuple[int, ...] = (1, 8, 32)
+    types: tuple[str, ...] = ("float32", "bfloat16")
+    unrolled: tuple[int, ...] = (5, 30)
     training_steps: int = 50
     loop: int = 2000
     repetitions: int = 7
@@ -45,7 +47,18 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(batch=2, steps=4, hidden=(8,), runs=(1, 2), training_steps=4, loop=50, repetitions=2, seconds=0.001)
+QUICK = Sizes(
+    batch=2,
+    steps=4,
+    hidden=(8,),
+    runs=(1, 2),
+    types=("float32",),
+    unrolled=(2,),
+    training_steps=4,
+    loop=50,
+    repetitions=2,
+    seconds=0.001,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +88,11 @@ class Case:
         return " ".join(parts)
 
 
-TYPES = ("float32", "bfloat16")
-
-
 def cases(sizes: Sizes) -> list[Case]:
     """All cases, what decides most first: what there is no time for is at the end."""
 
     def every(kind: str, **options: object) -> Iterator[Case]:
-        for dtype in TYPES:
+        for dtype in sizes.types:
             for hidden in sizes.hidden:
                 for runs in sizes.runs:
                     yield Case(kind, hidden, runs, dtype, **options)  # type: ignore[arg-type]
@@ -91,10 +101,10 @@ def cases(sizes: Sizes) -> list[Case]:
     found += [Case("cudnn", hidden) for hidden in sizes.hidden]
     found += [*every("decoder"), *every("gradient", backward="autodiff")]
     few = sizes.runs[:2]
-    for unroll in (5, sizes.steps):
+    for unroll in sizes.unrolled:
         found += [case for case in every("gradient", unroll=unroll) if case.runs in few]
     found += every("forward")
-    for unroll in (5, sizes.steps):
+    for unroll in sizes.unrolled:
         found += [case for case in every("forward", unroll=unroll) if case.runs == 1]
         found += [case for case in every("gradient", unroll=unroll, backward="autodiff") if case.runs == 1]
     return found

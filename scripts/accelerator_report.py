@@ -100,7 +100,7 @@ def _best(cases: Iterable[Mapping[str, Any]]) -> tuple[float, str] | None:
 def _launches(results: Results) -> list[str]:
     lines = []
     for kind in ("gradient", "train"):
-        for dtype in ("float32", "bfloat16"):
+        for dtype in results["sizes"]["types"]:
             for hidden in results["sizes"]["hidden"]:
                 wanted = {"kind": kind, "dtype": dtype, "hidden": hidden, "unroll": 1, "backward": "own"}
                 few = _median(_cases(results, runs=1, **wanted), "default")
@@ -118,7 +118,7 @@ def _launches(results: Results) -> list[str]:
 def _floor(results: Results) -> list[str]:
     lines = []
     most = results["sizes"]["runs"][-1]
-    for dtype in ("float32", "bfloat16"):
+    for dtype in results["sizes"]["types"]:
         for hidden in results["sizes"]["hidden"]:
             wanted = {"hidden": hidden, "runs": most, "dtype": dtype}
             product = _best(_cases(results, kind="product", **wanted))
@@ -175,14 +175,14 @@ def _scans(results: Results) -> list[str]:
     """What the own backward and unrolling are worth, by the default arm."""
     lines = []
     for hidden in results["sizes"]["hidden"]:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in results["sizes"]["types"]:
             wanted = {"kind": "gradient", "hidden": hidden, "runs": 1, "dtype": dtype}
             plain = _median(_cases(results, unroll=1, backward="own", **wanted), "default")
             auto = _median(_cases(results, unroll=1, backward="autodiff", **wanted), "default")
             if plain is None:
                 continue
             parts = [] if auto is None else [f"own backward {auto / plain:.2f} times as fast as autodiff"]
-            for unroll in (5, results["sizes"]["steps"]):
+            for unroll in results["sizes"]["unrolled"]:
                 unrolled = _median(_cases(results, unroll=unroll, backward="own", **wanted), "default")
                 parts += [] if unrolled is None else [f"unroll={unroll} {plain / unrolled:.2f} times as fast as 1"]
             if parts:
@@ -194,7 +194,7 @@ def _torch(results: Results) -> list[str]:
     why = results["arms"].get("torch", {}).get("gone") or "not measured"
     lines = []
     for hidden in results["sizes"]["hidden"]:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in results["sizes"]["types"]:
             same = _cases(results, kind="decoder", hidden=hidden, runs=1, dtype=dtype)
             lines.append(_against(f"decoder with input feeding, H={hidden} {dtype}", same, same, "loop", 5.0, why))
         encoder = _cases(results, kind="gradient", hidden=hidden, runs=1, dtype="float32")
@@ -217,9 +217,12 @@ def _against(
 def _together(results: Results) -> list[str]:
     hidden, most = results["sizes"]["hidden"][0], results["sizes"]["runs"][-1]
     what = f"{most} training runs of SCAN's size in one program"
-    one, many = (_best(_cases(results, kind="train", hidden=hidden, runs=runs, dtype="float32")) for runs in (1, most))
+    one, many = (
+        _median(_cases(results, kind="train", hidden=hidden, runs=runs, dtype="float32"), "default")
+        for runs in (1, most)
+    )
     if one is None or many is None:
         return [f"{what}: not measured."]
-    ratio = many[0] / one[0]
+    ratio = many / one
     verdict = "reached" if ratio <= 3 else "missed"
     return [f"{what}: {ratio:.2f} times the time of one; target 3: {verdict}."]

@@ -87,6 +87,8 @@ def test_files_of_a_run(out):
     # Of 6 steps of 3 runs, one run did all, one stopped after 3 and one in step 2, which counts.
     assert timing["masked_work"] == pytest.approx(1 - (6 + 3 + 2) / 18)
     assert timing["steps_per_second"] > 0
+    assert 0 <= timing["cached_compilations"] <= timing["compilations"]
+    assert timing["compilations"] >= 3  # first states, steps, and dev
     data = json.loads((folder / "data.json").read_text())
     assert data == {"name": "toy/letters", "fingerprint": tiny.dataset().fingerprint}
     words = [word for example in tiny.dataset().splits["train"] for word in example.target.split()]
