@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from attn_jax.scores import SCORES
 from bench import peers, ratios, table
 from bench.protocol import Client, WorkerError
 from bench.rows import OURS, TORCH, Row, rows
@@ -117,6 +118,8 @@ class Bench:
         told["runs"] = next((int(word[1:]) for word in words if re.fullmatch(r"x\d+", word)), 1)
         if "peak" in words:
             told["kind"] = "peak"
+        if words[-1] in SCORES:
+            told["changes"] = {**told["changes"], "score": words[-1]}
         return told | more
 
     def folder(self, row: Row) -> Path:

@@ -82,7 +82,10 @@ def model_flops(config: Config, vocabulary: int, each: list[tuple[int, int]]) ->
 
 
 class Export:
-    """Writes the files of `corpora`. For decoding it trains the model, unless its weights are there."""
+    """Writes the files of `corpora`, with first parameters, or for decoding those of a model that is trained.
+
+    A trained model that is there is kept: the folder is named after its settings.
+    """
 
     def __init__(self, row: Mapping[str, Any]):
         self.row = row
@@ -92,17 +95,18 @@ class Export:
         config, corpus = corpora.load(self.row)
         trainer = Trainer([config], corpus)
         corpora.write_vocabularies(folder, corpus)
-        states, steps = trainer.start(), 0
-        if "train_steps" in self.row:
-            steps, weights = self.row["train_steps"], folder / "weights.npz"
+        weights, steps = folder / "weights.npz", self.row.get("train_steps", 0)
+        if steps:
             corpora.write_test(folder, corpus, self.row["count"])
-            for start in range(0, 0 if weights.exists() else steps, 50):
-                states, _ = trainer.chunk(states, start, min(50, steps - start), 50)
-            if weights.exists():
-                return {}
         else:
             corpora.write_steps(folder, trainer, self.row["steps"])
-        np.savez(folder / "weights.npz", **{name: np.asarray(value[0]) for name, value in states.params.items()})  # type: ignore[arg-type]
+        if steps and weights.exists():
+            return {}
+        states = trainer.start()
+        for start in range(0, steps, 50):
+            states, _ = trainer.chunk(states, start, min(50, steps - start), 50)
+        arrays = {name: np.asarray(value[0]) for name, value in states.params.items()}
+        np.savez(weights, **arrays)  # type: ignore[arg-type]
         return {}
 
     def run(self, first: int, count: int) -> Answer:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attn_jax.scores import SCORES
+
 OURS, OURS_16 = "ours float32", "ours bfloat16"
 TORCH, TORCH_16 = "pytorch float32", "pytorch bfloat16"
 JOEYNMT = "joeynmt float32"
@@ -50,9 +52,9 @@ class Compared:
 class Row:
     """One row.
 
-    settings: what `prepare` is told, besides the contestant's name. count: units of work of a repetition. same: work
-    of which all contestants must do equally much. alone: every repetition is a process of its own, timed from its
-    start.
+    settings: what `prepare` is told, besides what the contestant's name says. count: units of work of a repetition.
+    same: work of which all contestants must do equally much. alone: every repetition is a process of its own, timed
+    from its start.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Row:
 def rows(quick: bool = False) -> list[Row]:
     """All rows in their order. quick: very little work, for trying that all of it runs; the figures mean nothing."""
     found = [*_machine(), *_training(quick), _recurrence(quick), _memory(quick), *_decoding(quick), *_programs(quick)]
-    return [*found, _start(quick), _lone(quick)]
+    return [*found, _start(quick), _lone(quick), _scores(quick)]
 
 
 def model(size: str, unit: str, feeding: bool, quick: bool, cell: str = "lstm", **more: Any) -> dict[str, Any]:
@@ -197,3 +199,11 @@ def _lone(quick: bool) -> Row:
         Compared("seconds/run", names[0], names[3]),
     )
     return Row("programs/alone", {"kind": "study", **_demo(quick)}, names, compared, count=1, alone=True)
+
+
+def _scores(quick: bool) -> Row:
+    names = tuple(f"ours {name}" for name in SCORES)
+    settings = {"kind": "train", **model("medium", "words", False, quick)}
+    settings["changes"] = {**settings["changes"], "train.buckets": 1}  # or there would be minutes of compilation
+    compared = tuple(Compared(TOKENS, name, "ours general") for name in names if name != "ours general")
+    return Row("scores", settings, names, compared, count=2 if quick else 10, same="target_tokens")
