@@ -1,5 +1,6 @@
 """The pieces of scripts/benchmark that can be wrong: statistics, counts, FLOPs, the protocol. No peer is needed."""
 
+import contextlib
 import io
 import json
 import os
@@ -207,9 +208,11 @@ def test_lines_are_answered():
         protocol.answered(Echo(), "stop\n")
 
 
+@contextlib.contextmanager
 def client(tmp_path, code):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(Path(__file__).parent)])}
-    return protocol.Client([sys.executable, "-c", code], environment, (tmp_path / "words").open("a"))
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    with (tmp_path / "words").open("a") as log, protocol.Client([sys.executable, "-c", code], environment, log) as one:
+        yield one
 
 
 WORKER = """
@@ -253,7 +256,7 @@ def test_peak_memory_is_the_process_own():
 
 
 def command(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS.parent), str(SCRIPTS)])}
     return subprocess.run([sys.executable, "-m", "bench", *arguments], env=environment, capture_output=True, text=True)
 
 

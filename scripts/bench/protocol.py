@@ -7,6 +7,7 @@
 An answer {"error": "one line"} ends the contestant. This file is imported by every contestant, whatever its packages.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -81,12 +82,15 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
-        try:
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+        try:
             self.process.wait(60)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
 
     def _ask(self, line: str) -> Answer:
         assert self.process.stdin is not None
