@@ -22,7 +22,8 @@ from attn_jax.training import Trainer, batch_loss
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from bench import corpora, flops, protocol, ratios, table  # noqa: E402
+from bench import __main__ as driver  # noqa: E402
+from bench import corpora, flops, peers, protocol, ratios, table  # noqa: E402
 from bench import rows as benchmark_rows  # noqa: E402
 from bench.rows import Compared, Row  # noqa: E402
 
@@ -255,29 +256,33 @@ def test_peak_memory_is_the_process_own():
     assert 64 << 20 < found < len(held)
 
 
-def command(*arguments):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SCRIPTS.parent), str(SCRIPTS)])}
-    return subprocess.run([sys.executable, "-m", "bench", *arguments], env=environment, capture_output=True, text=True)
+def test_the_command_lists_rows_and_refuses_what_is_wrong(monkeypatch, capsys):
+    def exit_code(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+        try:
+            return driver.main()
+        except SystemExit as stop:
+            return stop.code
 
-
-def test_the_command_lists_rows_and_refuses_what_is_wrong(tmp_path):
-    listed = command("--list", "--rows=^decode")
-    assert listed.stdout.split("\n")[0].startswith("decode/greedy: ours float32, ours bfloat16, pytorch float32")
-    assert listed.stderr == ""
+    assert exit_code("--list", "--rows=^decode") == 0
+    listed = capsys.readouterr().out.split("\n")
+    assert listed[0].startswith("decode/greedy: ours float32, ours bfloat16, pytorch float32")
+    assert [line.partition(":")[0] for line in listed] == ["decode/greedy", "decode/beam", ""]
+    assert exit_code("--list", "--rows=beam", "--contestants=joey|16") == 0
+    assert capsys.readouterr().out == "decode/beam: ours bfloat16, pytorch bfloat16, joeynmt float32\n"
     for flag, message in [
+        ("--contestants=nobody", "is found in no name"),
+        ("--contestants=[", "no regular expression"),
         ("--rows=nothing", "is found in no row"),
         ("--rows=(", "no regular expression"),
         ("--threads=999", "there are"),
         ("--repetitions=0", "must be at least 1"),
     ]:
-        refused = command(flag, "--list")
-        assert refused.returncode == 2
-        assert message in refused.stderr.strip().split("\n")[-1]
+        assert exit_code(flag, "--list") == 2
+        assert message in capsys.readouterr().err.strip().split("\n")[-1]
 
 
 def test_a_row_is_measured_in_turns_and_written(tmp_path, monkeypatch):
-    from bench import __main__ as driver
-
     asked = []
 
     class Fake:
@@ -321,8 +326,6 @@ def test_a_row_is_measured_in_turns_and_written(tmp_path, monkeypatch):
 
 
 def test_a_peer_that_cannot_be_installed_is_one_line(tmp_path, monkeypatch):
-    from bench import peers
-
     (tmp_path / "wrong.txt").write_text("no-such-thing ==\n")
     monkeypatch.setattr(peers, "REQUIREMENTS", {"pytorch": tmp_path / "wrong.txt"})
     monkeypatch.setattr(sys, "stderr", io.StringIO())

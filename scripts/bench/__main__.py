@@ -47,6 +47,8 @@ def parsed() -> argparse.Namespace:
         prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", default="", help="only rows in whose names this regular expression is found")
+    text = "only contestants in whose names this regular expression is found"
+    parser.add_argument("--contestants", default="", help=text)
     parser.add_argument("--list", action="store_true", help="print the rows and their contestants, and measure nothing")
     parser.add_argument("--repetitions", type=int, default=5, help="of every contestant of a row (5)")
     parser.add_argument("--threads", type=int, default=0, help="cores that every contestant may use (default: all)")
@@ -62,10 +64,11 @@ def parsed() -> argparse.Namespace:
         parser.error(f"--threads={given.threads}: there are {cores} cores")
     if given.repetitions < 1:
         parser.error(f"--repetitions={given.repetitions}: must be at least 1")
-    try:
-        re.compile(given.rows)
-    except re.error as error:
-        parser.error(f"--rows={given.rows}: no regular expression ({error})")
+    for flag in ("rows", "contestants"):
+        try:
+            re.compile(getattr(given, flag))
+        except re.error as error:
+            parser.error(f"--{flag}={getattr(given, flag)}: no regular expression ({error})")
     return given
 
 
@@ -264,6 +267,10 @@ def main() -> int:
     chosen = [row for row in rows(given.quick) if re.search(given.rows, row.name)]
     if not chosen:
         print(f"benchmark: --rows={given.rows}: is found in no row; --list names them", file=sys.stderr)
+        return 2
+    chosen = [only for row in chosen if (only := row.among(given.contestants)).contestants]
+    if not chosen:
+        print(f"benchmark: --contestants={given.contestants}: is found in no name; --list has them", file=sys.stderr)
         return 2
     if given.list:
         for row in chosen:

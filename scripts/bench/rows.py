@@ -6,6 +6,7 @@ is always that of the first to the second.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,6 +70,10 @@ class Row:
     def kind(self) -> str:
         """What is done."""
         return self.settings["kind"]
+
+    def among(self, pattern: str) -> "Row":
+        """The row with those contestants alone in whose names a regular expression is found."""
+        return dataclasses.replace(self, contestants=tuple(n for n in self.contestants if re.search(pattern, n)))
 
 
 def rows(quick: bool = False) -> list[Row]:
