@@ -80,7 +80,7 @@ def sheet(panels: Sequence[tuple[str, Figure]], title: str, across: int) -> "She
         place.set_axis_off()
     # On an axis that names the variants a legend says nothing more.
     if not any(_names(figure) for _, figure in panels):
-        drawn.set_figheight(drawn.get_figheight() + 0.17 * _legend(drawn, grid.flat[0]))
+        drawn.set_figheight(drawn.get_figheight() + 0.17 * _legend(drawn))
     return drawn
 
 
@@ -97,16 +97,15 @@ def _extent(panels: Sequence[tuple[str, Figure]]) -> tuple[int, int]:
     return max(sizes[0], default=0), max(sizes[1], default=0)
 
 
-def _legend(drawn: "Sheet", axes: "Axes") -> int:
-    """Adds a legend below, with each variant once, where there are several; the number of its lines."""
-    handles, labels = axes.get_legend_handles_labels()
-    first = dict(reversed(list(zip(labels, handles, strict=True))))
-    labels = list(dict.fromkeys(labels))
+def _legend(drawn: "Sheet") -> int:
+    """Adds a legend below, with each variant of any panel once, where there are several; the number of its lines."""
+    found = [pair for axes in drawn.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    first = {label: handle for handle, label in reversed(found)}
+    labels = list(dict.fromkeys(label for _, label in found))
     if len(labels) < 2:
         return 0
     columns = max(1, min(len(labels), int(80 / (9 + max(map(len, labels))))))
-    found = [first[label] for label in labels]
-    drawn.legend(found, labels, loc="outside lower center", ncols=columns, frameon=False)
+    drawn.legend([first[label] for label in labels], labels, loc="outside lower center", ncols=columns, frameon=False)
     return -(-len(labels) // columns)
 
 
@@ -184,7 +183,7 @@ def _axis(axes: "Axes", which: str, axis: Mapping[str, Any]) -> None:
         if ends:
             limit(ends)
     if "range" in axis:
-        limit(axis["range"])
+        limit([10**end for end in axis["range"]] if axis.get("type") == "log" else axis["range"])
     elif axis.get("autorange") == "reversed":
         limit(len(axis["tickvals"]) - 0.5, -0.5)
     elif axis.get("rangemode") == "tozero":

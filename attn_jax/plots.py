@@ -138,11 +138,15 @@ def curves(
 
 
 def _decades(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis; its labels are 1, 2 and 5 of every decade where that gives more than one."""
+    """A logarithmic axis; its labels are 1, 2 and 5 of every decade where that gives more than one.
+
+    Over more than four decades they are powers of ten, at most ten of them.
+    """
     if high < 5 * low:
         return {"type": "log"}
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1, max(1, math.ceil((last - first) / 9)))
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in ((1, 2, 5) if last - first <= 4 else (1,))]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
@@ -165,6 +169,84 @@ def _average(seeds: Sequence[Mapping[int, float]], points: int) -> list[tuple[fl
         center = float(np.mean([step for pairs in stretches[key] for step, _ in pairs]))
         rows.append((round(center, 1), float(np.mean(means)), min(means), max(means), len(means)))
     return rows
+
+
+Point = tuple[float, float, float | None, float | None]
+"""Of a measured series: x, y, and the edges of a band, None where there is none."""
+
+
+def measured(
+    panels: Sequence[Sequence[tuple[str, int, Sequence[Point]]]],
+    x: tuple[str, str, bool],
+    y: tuple[str, str, bool],
+) -> list[Figure]:
+    """A figure a panel, all with the same axes: lines through points, with bands.
+
+    Args:
+      panels: (label, index that chooses the colour, points by rising x) a series.
+      x: what the horizontal axis has, its unit or "", whether it is logarithmic.
+      y: the same of the vertical axis.
+    """
+    points = [point for panel in panels for _, _, own in panel for point in own]
+    across = _range([point[0] for point in points], log=x[2])
+    up = _range([value for point in points for value in point[1:] if value is not None], log=y[2])
+    titles = [f"{label} ({unit})" if unit else label for label, unit, _ in (x, y)]
+    found = []
+    for panel in panels:
+        # Bands first: no line lies under one.
+        data = [edge for _, index, own in panel for edge in _band(index, own)]
+        data += [_line(label, index, own, x, y) for label, index, own in panel]
+        found.append({"data": data, "layout": _layout(*titles, xaxis=across, yaxis=up, height=360)})
+    return found
+
+
+def _range(values: Sequence[float], *, log: bool) -> dict[str, Any]:
+    """An axis that shows all values with a little room; the range of a logarithmic one is of exponents, as Plotly's."""
+    low, high = min(values), max(values)
+    axis = _decades(low, high) if log else {}
+    if log:
+        low, high = math.log10(low), math.log10(high)
+    room = 0.04 * (high - low) or 0.5
+    return axis | {"range": [low - room, high + room]}
+
+
+def _band(index: int, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """The lower and the upper edge; none without two points that have them."""
+    rows = [(x, low, high) for x, _, low, high in points if low is not None and high is not None]
+    if len(rows) < 2:
+        return []
+    edge: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "legendgroup": str(index),
+        "x": [row[0] for row in rows],
+    }
+    upper = {"y": [row[2] for row in rows], "fill": "tonexty", "fillcolor": _faint(style(index)[0])}
+    return [edge | {"y": [row[1] for row in rows]}, edge | upper]
+
+
+def _line(
+    label: str, index: int, points: Sequence[Point], x: tuple[str, str, bool], y: tuple[str, str, bool]
+) -> dict[str, Any]:
+    color, dash = style(index)
+    bands = [low is not None and high is not None for _, _, low, high in points]
+    edges = [f"<br>{low:.4g} to {high:.4g}" if low is not None and high is not None else "" for *_, low, high in points]
+    units = [f" {text(unit)}" if unit else "" for _, unit, _ in (x, y)]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(points) < 30 else "lines",
+        "marker": {"size": 4, "color": color},
+        "line": {"color": color, "dash": dash, "width": 1.8},
+        "name": text(label),
+        "legendgroup": str(index),
+        "x": [point[0] for point in points],
+        "y": [point[1] for point in points],
+        "customdata": edges,
+        "hovertemplate": f"<b>%{{fullData.name}}</b><br>{text(x[0])}: %{{x:.4~g}}{units[0]}<br>{text(y[0])}: "
+        f"%{{y:.4~g}}{units[1]}" + ("%{customdata}" if any(bands) else "") + "<extra></extra>",
+    }
 
 
 def forest(rows: Sequence[tuple[str, int, Mapping[int, float], float, float | None, float | None]], x: str) -> Figure:

@@ -33,18 +33,18 @@ function dressed(figure) {
 function draw(place) {
   place.dataset.drawn = "1";
   const { data, layout } = dressed(figures[place.dataset.figure]);
-  const off = hiddenVariants(place.closest("section"));
+  const off = hiddenVariants(place.closest(".measured, section"));
   for (const trace of data) if (off.has(trace.legendgroup)) trace.visible = false;
   Plotly.react(place, data, layout, options);
 }
-function hiddenVariants(section) {
-  return new Set([...section.querySelectorAll(".legend button[aria-pressed=false]")].map(b => b.dataset.variant));
+function hiddenVariants(part) {
+  return new Set([...part.querySelectorAll(".legend button[aria-pressed=false]")].map(b => b.dataset.variant));
 }
 
-// The legend shows and hides a variant in every chart of its section.
+// The legend shows and hides a variant in every chart of its section, or a series in those of its curves.
 for (const button of document.querySelectorAll(".legend button")) button.addEventListener("click", () => {
   button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") === "false"));
-  button.closest("section").querySelectorAll("[data-drawn][data-figure]").forEach(draw);
+  button.closest(".measured, section").querySelectorAll("[data-drawn][data-figure]").forEach(draw);
 });
 
 // -- attention maps ----------------------------------------------------------------------------------------

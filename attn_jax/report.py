@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from attn_jax import config as configs
-from attn_jax import figure_files, plots, report_charts, report_maps, report_page
+from attn_jax import figure_files, plots, report_charts, report_curves, report_maps, report_page
+from attn_jax.curves import Measured
 from attn_jax.errors import UserError
 from attn_jax.report_data import Run, differing, load, show
 from attn_jax.report_export import table_md, table_tex
@@ -29,31 +30,35 @@ _AXES = {
 def build(out: Path) -> None:
     """Writes `results.csv`, `table.tex`, `table.md`, `figures/` and `report.html` under `out`.
 
-    `tuning.csv`, too, if variants were tuned.
+    `tuning.csv`, too, if variants were tuned; of measured curves without runs only the figures and the page.
 
-    Raises UserError if there is no run, a result file cannot be read, or `out` cannot be written to.
+    Raises UserError if there is neither a run nor a measured curve, a file cannot be read, or `out` cannot be written
+    to.
     """
     study = load(Path(out))
     shown = report_page.parts(study)
     page = report_page.page(study, shown)
-    write_text(study.out / "results.csv", results_csv(study.runs))
+    if study.runs:
+        write_text(study.out / "results.csv", results_csv(study.runs))
+        write_text(study.out / "table.tex", table_tex(study))
+        write_text(study.out / "table.md", table_md(study))
     if study.tried:
         write_text(study.out / "tuning.csv", results_csv(study.tried))
-    write_text(study.out / "table.tex", table_tex(study))
-    write_text(study.out / "table.md", table_md(study))
-    write_figures(study.out / "figures", shown)
+    write_figures(study.out / "figures", shown, study.measured)
     write_text(study.out / "report.html", page)
 
 
-def write_figures(folder: Path, shown: Sequence[report_page.Part]) -> None:
+def write_figures(folder: Path, shown: Sequence[report_page.Part], measured: Sequence[Measured]) -> None:
     """Every chart, and the maps of each sentence, as SVG and PDF; other files of these kinds there are removed.
+
+    Panels of measured curves are side by side in one file.
 
     What is as it was when it was drawn last is not drawn again: a study that is called again has no new figures.
     """
     remove_leftovers(folder)
     record = folder / ".drawn.json"
     known, drawn = _record(record), dict[str, str]()
-    for name, heading, panels in _sheets(shown):
+    for name, heading, panels in _sheets(shown, measured):
         names = [f"{name}.{form}" for form in figure_files.FORMATS]
         digest = configs.digest([heading, panels, figure_files.VERSION])
         if any(known.get(file) != digest or not (folder / file).exists() for file in names):
@@ -76,7 +81,9 @@ def _record(path: Path) -> dict[str, str]:
         return {}
 
 
-def _sheets(shown: Sequence[report_page.Part]) -> Iterator[tuple[str, str, list[tuple[str, plots.Figure]]]]:
+def _sheets(
+    shown: Sequence[report_page.Part], measured: Sequence[Measured]
+) -> Iterator[tuple[str, str, list[tuple[str, plots.Figure]]]]:
     """Name, heading and panels of every file."""
     for part in shown:
         title, name = part.section.title, report_charts.slug(part.section)
@@ -86,6 +93,9 @@ def _sheets(shown: Sequence[report_page.Part]) -> Iterator[tuple[str, str, list[
             text = " ".join(source)
             text = text if len(text) <= 80 else text[:79] + "\u2026"
             yield f"{name}-attention-{number + 1}", f"{title}: {text}", report_maps.panels(part.maps, number)
+    for curves in (m.curves for m in measured):
+        charts = report_curves.charts(curves)
+        yield f"measured-{curves.name}", curves.title, [(chart.title, chart.figure) for chart in charts]
 
 
 def table_text(out: Path, width: int = 120) -> str:
@@ -105,6 +115,18 @@ def table_text(out: Path, width: int = 120) -> str:
         console.print(table)
     lines = console.file.getvalue().rstrip().split("\n")  # type: ignore[attr-defined]
     return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def measured_text(out: Path) -> str:
+    """The tables of measured curves as plain text; empty where there are none."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=10_000, force_terminal=False, highlight=False)
+    for measured in load(Path(out)).measured:
+        if measured.curves.table is not None:
+            console.print(report_curves.console_table(measured.curves))
+    lines = console.file.getvalue().rstrip().split("\n")  # type: ignore[attr-defined]
+    return "".join(line.rstrip() + "\n" for line in lines if any(lines))
 
 
 def results_csv(runs: Sequence[Run]) -> str:

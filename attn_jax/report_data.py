@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from attn_jax import bootstrap, metrics, ranking, results, stats
+from attn_jax import bootstrap, curves, metrics, ranking, results, stats
 from attn_jax import config as configs
 from attn_jax import effects as grids
 from attn_jax.errors import UserError
@@ -248,7 +248,10 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Everything under an output directory. tried: runs that were trained to tune the others, and are no results."""
+    """Everything under an output directory; at least one run or one set of measured curves.
+
+    tried: runs that were trained to tune the others, and are no results.
+    """
 
     out: Path
     title: str
@@ -260,6 +263,7 @@ class Study:
     sections: Sequence[Section]
     tried: Sequence[Run]
     programs: Mapping[str, Mapping[str, Any]]
+    measured: Sequence[curves.Measured] = ()
 
     @functools.cached_property
     def target_words(self) -> dict[str, dict[str, int]]:
@@ -277,10 +281,11 @@ def load(out: Path) -> Study:
     """Reads the study under `out`.
 
     With a `study.json` its runs count, in its order; without one, all under `runs/`. Raises UserError if
-    there is no run, or a file cannot be read.
+    there is neither a run nor a measured curve, or a file cannot be read.
     """
     folders = {path.parent.name: path.parent for path in sorted(out.glob("runs/*/config.json"))}
-    if not folders:
+    measured = list(curves.read_all(out))
+    if not folders and not measured:
         raise UserError(f"{out}: no runs found: expected {out}/runs/<run id>/config.json")
     study = results.read_study(out)
     tried = results.tried(study["tuning"])
@@ -288,8 +293,9 @@ def load(out: Path) -> Study:
     runs = [_run(folders[name]) for name in listed if name in folders]
     return Study(
         out=out,
-        title="; ".join(study["titles"]) or out.resolve().name,
-        commands=study["commands"],
+        title="; ".join(study["titles"] or filter(None, dict.fromkeys(m.study for m in measured)))
+        or out.resolve().name,
+        commands=list(dict.fromkeys([*study["commands"], *(m.command for m in measured if m.command)])),
         references=study["reference"],
         runs=runs,
         missing=[name for name in listed if name not in folders],
@@ -297,6 +303,7 @@ def load(out: Path) -> Study:
         sections=_sections(runs, study["data"], [_Entry.of(entry, folders) for entry in study["tuning"]]),
         tried=[_run(folders[name]) for name in folders if name in tried],
         programs={path.parent.name: _program(path) for path in sorted(out.glob("programs/*/program.json"))},
+        measured=measured,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_jax import plots, report_charts, report_maps, report_table
+from attn_jax import plots, report_charts, report_curves, report_maps, report_table
 from attn_jax.report_charts import Chart
 from attn_jax.report_data import Run, Section, Study, Variant, differing, show
 from attn_jax.report_maps import Maps
@@ -42,12 +42,14 @@ def page(study: Study, shown: Sequence[Part]) -> str:
         lstrip_blocks=True,
     )
     figures = {f"s{n}-{chart.name}": chart.figure for n, part in enumerate(shown) for chart in part.charts}
+    figures |= {f"m-{chart.name}": chart.figure for m in study.measured for chart in report_curves.charts(m.curves)}
     sections = [_section(study, part, f"s{n}") for n, part in enumerate(shown)]
     maps = {section["name"]: section["maps"] for section in sections if section["maps"]}
     folder = Path(__file__).parent
     return environment.get_template("report_template.html").render(
         study=study,
         sections=sections,
+        measured=[report_curves.section(m) for m in study.measured],
         provenance=_provenance(study),
         programs=_programs(study),
         palettes=list(zip(plots.PALETTE, plots.DARK_PALETTE, strict=True)),
@@ -71,8 +73,9 @@ def _as_script(value: Any) -> str:
 
 
 def _provenance(study: Study) -> list[tuple[str, list[str]]]:
-    """What the results were made with; several values where runs differ."""
+    """What the results were made with; several values where runs or measured curves differ."""
     results = [run.result for run in study.runs if run.result is not None]
+    results += [{"git": m.git, "device": m.device, "versions": m.versions} for m in study.measured]
     versions: dict[str, dict[str, None]] = {}
     for result in results:
         for name, version in result.get("versions", {}).items():

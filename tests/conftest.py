@@ -45,5 +45,5 @@ def draw_figures() -> Iterator[Callable[..., None]]:
 
     draw = report.write_figures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write_figures", lambda folder, shown: None)
+        patch.setattr(report, "write_figures", lambda *_: None)
         yield draw

@@ -18,11 +18,11 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses metrics decoding beam_search search alignment
-    processes devices optimizers training evaluation checkpoint events trackers results export selection outcome
+    processes devices optimizers training evaluation checkpoint events trackers results curves export selection outcome
     clock progression program jobs
     combinators sweep translator reuse
     signflip stats power_law cost ranking bootstrap factors effects breakdown plots figure_files tuned
-    report_data report_table report_export report_charts report_maps report_tuning report_page report
+    report_data report_table report_export report_charts report_curves report_maps report_tuning report_page report
     progress launch pool worker study tuning forecast
     cli_parsers cli_help cli_study cli
     __init__
