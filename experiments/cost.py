@@ -260,11 +260,11 @@ def _note(measured: str, found: Mapping[Group, "Grown"]) -> str:
     options = cli.FLAGS
     upper = upper_half(dict.fromkeys(options.lengths, 0.0))
     parts = [
-        f"Training: one step on {options.batch_size} sentences. Decoding: greedy search for as many, every output of the "
-        f"full length. Where the source grows alone, targets have {options.target_length} symbols.",
+        f"Training: one step on {options.batch_size} sentences. Decoding: greedy search for as many, every output of "
+        f"the full length. Where the source grows alone, targets have {options.target_length} symbols.",
         measured,
-        f"Exponents a of length^a are fitted to lengths from {min(upper)} to {max(upper)} unless others are named, with "
-        "the 95 % interval of the slope.",
+        f"Exponents a of length^a are fitted to lengths from {min(upper)} to {max(upper)}, unless others stand beside "
+        "them, with the 95 % interval of the slope.",
     ]
     ended = [f"{group.series}, {group.panel} ({one.ended})" for group, one in found.items() if one.ended]
     if ended:
