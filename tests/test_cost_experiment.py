@@ -22,9 +22,10 @@ sys.modules["experiment"] = script
 specification.loader.exec_module(script)
 for line in sys.stdin:
     out, errors, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["cost.py", *json.loads(line)]
     with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
-            cli.run(script.main, doc=script.__doc__, argv=["cost.py", *json.loads(line)])
+            cli.run(script.main, doc=script.__doc__, argv=sys.argv)
         except SystemExit as end:
             code = end.code or 0
     print(json.dumps([code, out.getvalue(), errors.getvalue()]), flush=True)
@@ -107,12 +108,11 @@ WRONG = {
     "vocabulary": (["--vocabulary=4"], "--vocabulary=4: expected"),
     "unknown score": (["--scores=dott"], "unknown score 'dott': did you mean 'dot'?"),
     "unknown model": (["--models=transformr"], "unknown model 'transformr': did you mean 'transformer'?"),
-    "unknown placement": (["--placements=befor"], "placement='befor'"),
+    "unknown placement": (["--placements=befor"], "unknown placement 'befor': did you mean 'before'?"),
     "no such model": (["--models=transformer", "--cells=gru"], "--cells: goes with --models=recurrent"),
     "no transformer": (["--models=recurrent", "--self_windows=4"], "--self_windows: goes with --models=transformer"),
     "odd size": (["--hidden_size=5"], "hidden_size=5: must be even"),
     "heads": (["--hidden_size=6"], "transformer.size=6 with transformer.heads=4"),
-    "no flag": (["--length=4,8"], "unknown flag --length: did you mean --lengths?"),
     "all too slow": ([*SMALL, "--most_seconds=0"], "--most_seconds=0 and --most_gigabytes=6: not even sequences of 2"),
 }
 
