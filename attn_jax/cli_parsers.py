@@ -1,5 +1,6 @@
 """What stands after the "=" of a flag: parsers for absl. `metavar` and `allowed` are for the help text."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 from absl import flags
@@ -92,3 +93,24 @@ class SweepText(Assignment):
         if isinstance(argument, str) and "=" not in argument and argument.strip() and self.described():
             return "", argument.strip()
         return super().parse(argument)
+
+
+class Integers(flags.ArgumentParser[list[int]]):
+    """Comma-separated whole numbers, each at least `least` and above the one before."""
+
+    metavar = "M,N"
+
+    def __init__(self, least: int):
+        self.least = least
+
+    def parse(self, argument: str | list[int]) -> list[int]:
+        """The value that the text stands for. Raises ValueError."""
+        if not isinstance(argument, str):
+            return argument
+        texts = split_values(argument)
+        if not all(text.isdecimal() and len(text) <= 9 for text in texts):
+            raise ValueError("expected whole numbers separated by commas")
+        numbers = [int(text) for text in texts]
+        if min(numbers) < self.least or any(a >= b for a, b in itertools.pairwise(numbers)):
+            raise ValueError(f"expected rising numbers from {self.least}, each given once")
+        return numbers

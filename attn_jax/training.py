@@ -172,15 +172,23 @@ class Trainer:
 
     def chunk(self, states: States, start: int, count: int, length: int) -> tuple[States, Steps]:
         """`count` steps from step number `start`, by a program compiled for `length` >= count steps."""
+        self.compiled.add(length)
+        states, steps = self._chunk(*self._arguments(states, start, count, length))
+        return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
+
+    def one_step(self, states: States) -> tuple[jax.stages.Compiled, tuple]:
+        """The program of a chunk of one step, compiled apart, and its arguments at step 0; it consumes the states."""
+        arguments = self._arguments(states, 0, 1, 1)
+        return self._chunk.lower(*arguments).compile(), arguments
+
+    def _arguments(self, states: States, start: int, count: int, length: int) -> tuple:
         ids = np.full(length, len(self._data), np.int32)
         ids[:count] = self.plan.buckets(start, count)
         indices = np.zeros((length, len(self.members), self.config.train.batch_size), np.int32)
         by_seed = {member.seed: self.plan.indices(member.seed, start, count) for member in self.members}
         indices[:count] = np.stack([by_seed[member.seed] for member in self.members], axis=1)
-        self.compiled.add(length)
         rows = self.placement.put(indices, None, "run", "data")
-        states, steps = self._chunk(states, self._data, self.numbers, self.keys, start, ids, rows)
-        return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
+        return states, self._data, self.numbers, self.keys, start, ids, rows
 
     def _run_chunk(
         self, states: States, data: list[Bucket], numbers: PyTree, keys: Array, start: Array, ids: Array, indices: Array

@@ -243,7 +243,8 @@ def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")
     assert (process.returncode, process.stderr) == (0, "")
     study = ("--dataset", "--seeds", "--out", "--set", "--sweep", "--manual_dir", "--hidden_size")
-    for flag in study if script in STUDIES else ("--run",):
+    others = {"cost.py": ("--out", "--lengths", "--scores", "--load")}
+    for flag in study if script in STUDIES else others.get(script, ("--run",)):
         assert flag in process.stdout
     if script == "compare_scores.py":
         (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores=A,B")]
