@@ -41,26 +41,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from absl import flags
 
-from attn_jax import cli, cli_study, config
-from attn_jax.cells import CELLS
+from attn_jax import cli, cli_flags, cli_study, config
 from attn_jax.cli_parsers import Integers, Names, Text
 from attn_jax.combinators import grid
 from attn_jax.config import Config
-from attn_jax.decoder import FEEDINGS
 from attn_jax.errors import UserError, unknown
-from attn_jax.scores import NONE, SCORES
-from attn_jax.windows import WINDOWS
+from attn_jax.tables import names
 
 if TYPE_CHECKING:
     from attn_jax.cost import Grown
     from attn_jax.curves import Curves, Table
 
 AXES = {
-    "score": ("none,dot,additive", lambda: [*SCORES, NONE]),
-    "window": ("global,local_m", lambda: WINDOWS),
-    "cell": ("lstm", lambda: CELLS),
+    "score": ("none,dot,additive", lambda: [*names("scores", "SCORES"), "none"]),
+    "window": ("global,local_m", lambda: names("windows", "WINDOWS")),
+    "cell": ("lstm", lambda: names("cells", "CELLS")),
     "placement": ("after", lambda: config.choices("placement")),
-    "input_feeding": ("none", lambda: FEEDINGS),
+    "input_feeding": ("none", lambda: names("decoder", "FEEDINGS")),
 }
 """Fields of recurrent models that are compared: default values, and the allowed ones."""
 
@@ -69,7 +66,6 @@ _BYTES = (
     "states, tokens)."
 )
 
-_NUMBERS: flags.ArgumentSerializer[list[int]] = flags.ArgumentSerializer()
 flags.DEFINE(Text("DIR"), "out", None, "output directory; its curves of cost are replaced", required=True)
 flags.DEFINE(Names(lambda: config.choices("model")), "models", "recurrent,transformer", "kinds of model")
 for _axis, (_values, _allowed) in AXES.items():
@@ -85,7 +81,7 @@ flags.DEFINE_integer("vocabulary", 1000, "symbols of either language", 8)
 flags.DEFINE_integer("repetitions", 7, "calls of every program", 1)
 flags.DEFINE_float("most_seconds", 5.0, "longest call; longer lengths are left out", 0)
 flags.DEFINE_float("most_gigabytes", 6.0, "most memory of a call; longer lengths are left out", 0)
-cli_study.define_load()
+cli_flags.define_load()
 
 
 class Group(NamedTuple):
@@ -126,8 +122,8 @@ def _variants() -> dict[str, Config]:
 
     options = cli.FLAGS
     own = {"recurrent": [f"{axis}s" for axis in AXES], "transformer": ["self_windows"]}
-    for model, names in own.items():
-        for name in names:
+    for model, mine in own.items():
+        for name in mine:
             if model not in options.models and options[name].present:
                 raise UserError(f"--{name}: goes with --models={model}")
     if len(options.lengths) < 2:
@@ -150,8 +146,8 @@ def _variants() -> dict[str, Config]:
     variants, dropped = merged(variants)
     if dropped:
         print(f"{dropped} combination(s) equal another one and are left out")
-    names = labels([config.flatten(config.to_dict(variant)) for variant in variants])
-    return dict(zip(names, variants, strict=True))
+    labelled = labels([config.flatten(config.to_dict(variant)) for variant in variants])
+    return dict(zip(labelled, variants, strict=True))
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
