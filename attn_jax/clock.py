@@ -104,6 +104,7 @@ class Clock:
             "target_tokens_per_second": None if seconds is None else self.tokens / seconds,
             "padding": self.trainer.padding,
             "buckets": len(self.trainer.buckets),
+            "bytes": self.trainer.bytes,
             "masked_work": 1 - self.run_steps / max(1, steps * runs),
             **self.compilations(),
         }

@@ -73,7 +73,7 @@ class Subject:
 
     def training(self, source: int, target: int) -> Program:
         """One step on sentences of so many symbols, end-of-sentence included in the target's."""
-        compiled, (_, *others) = self._trainer(source, target).one_step(self.states)
+        compiled, (_, *others) = self._trainer(source, target).program(self.states, 0, 1, 1)
 
         def call() -> Steps:
             # The old states are given away: each call of each program goes on from those that the last one left.

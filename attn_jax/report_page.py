@@ -154,6 +154,7 @@ def _costs(study: Study, section: Section) -> list[dict[str, Any]]:
             "seconds": report_table.seconds_of_a_run(study, variant),
             "speed": report_table.speed_of_a_run(study, variant),
             "parameters": report_table.parameters(study, variant),
+            "memory": report_table.memory_of_a_run(study, variant),
         }
         for variant, summary in section.ranked
         if variant.done

@@ -215,6 +215,15 @@ def seconds_of_a_run(study: Study, variant: Variant) -> float | None:
     return sum(seconds) / len(seconds) if seconds else None
 
 
+def memory_of_a_run(study: Study, variant: Variant) -> float | None:
+    """Megabytes that training one run needs, as its share of its program's; None where none was written down.
+
+    The mean over the programs that trained the variant's runs.
+    """
+    shares = [size / timing["runs"] / 1e6 for timing in study.timings(variant.runs) if (size := timing.get("bytes"))]
+    return sum(shares) / len(shares) if shares else None
+
+
 def parameters(study: Study, variant: Variant) -> int | None:
     """Number of trained parameters; None without a result."""
     return min((int(run.result["parameters"]) for run in variant.done if run.result), default=None)

@@ -151,7 +151,7 @@ class Trainer:
         self.keys = self.placement.place(jax.vmap(jax.random.key)(seeds))
         self._data: list[Bucket] = self.placement.put(self.buckets)
         self._chunk = self.placement.jit(self._run_chunk, donate_argnums=(0,), out=(("run",), ()))
-        self.compiled: set[int] = set()
+        self._programs: dict[int, jax.stages.Compiled] = {}
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -172,14 +172,31 @@ class Trainer:
 
     def chunk(self, states: States, start: int, count: int, length: int) -> tuple[States, Steps]:
         """`count` steps from step number `start`, by a program compiled for `length` >= count steps."""
-        self.compiled.add(length)
-        states, steps = self._chunk(*self._arguments(states, start, count, length))
+        program, arguments = self.program(states, start, count, length)
+        states, steps = program(*arguments)
         return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
 
-    def one_step(self, states: States) -> tuple[jax.stages.Compiled, tuple]:
-        """The program of a chunk of one step, compiled apart, and its arguments at step 0; it consumes the states."""
-        arguments = self._arguments(states, 0, 1, 1)
-        return self._chunk.lower(*arguments).compile(), arguments
+    def program(self, states: States, start: int, count: int, length: int) -> tuple[jax.stages.Compiled, tuple]:
+        """The program of such a chunk, compiled once for a length, and its arguments; it consumes the states."""
+        arguments = self._arguments(states, start, count, length)
+        if length not in self._programs:
+            self._programs[length] = self._chunk.lower(*arguments).compile()
+        return self._programs[length], arguments
+
+    @property
+    def bytes(self) -> int | None:
+        """Memory of the largest chunk so far as the compiler plans it, on one device.
+
+        Arguments (parameters, optimiser states, the corpus), results and intermediate values; None where the compiler
+        does not tell.
+        """
+        plans: list[Any] = [program.memory_analysis() for program in self._programs.values()]
+        sizes = [
+            plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+            for plan in plans
+            if plan is not None
+        ]
+        return max(sizes, default=None)
 
     def _arguments(self, states: States, start: int, count: int, length: int) -> tuple:
         ids = np.full(length, len(self._data), np.int32)

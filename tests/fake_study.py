@@ -112,7 +112,7 @@ def fake_program(out: Path, name: str, members: list[str], speed: float) -> None
     write_json(out / "programs" / name / "program.json", {"members": members})
     timing = {"compile_seconds": 4.2, "train_seconds": 61.0, "steps": 400, "steps_per_second": 6.5}
     timing |= {"target_tokens_per_second": speed, "padding": 0.08, "runs": len(members), "masked_work": 0.0}
-    timing |= {"compilations": 31, "cached_compilations": 29}
+    timing |= {"compilations": 31, "cached_compilations": 29, "bytes": 5_000_000 * len(members)}
     write_json(out / "programs" / name / "timing.json", timing)
 
 

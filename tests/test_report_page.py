@@ -32,6 +32,7 @@ def test_page_is_whole_and_refers_to_nothing_outside(out: Path) -> None:
     }  # fmt: skip
     for piece in ("Scores on JOBS", "compare --scores=none,dot", "0123abc", "cpu (2 cores)", "jax 0.10.2"):
         assert piece in seen.text
+    assert "memory, MB a run" in seen.text
     for piece in ("norm:logic", "80 of 140 test lines", "Dong & Lapata (2016)", "Published, dot: 87.10"):
         assert piece in seen.text
     before = (out / "report.html").read_bytes(), (out / "results.csv").read_bytes()

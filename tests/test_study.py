@@ -88,6 +88,7 @@ def test_files_of_a_run(out):
     assert timing["masked_work"] == pytest.approx(1 - (6 + 3 + 2) / 18)
     assert timing["steps_per_second"] > 0
     assert 0 <= timing["cached_compilations"] <= timing["compilations"]
+    assert timing["bytes"] > 0
     assert timing["compilations"] >= 3  # first states, steps, and dev
     data = json.loads((folder / "data.json").read_text())
     assert data == {"name": "toy/letters", "fingerprint": tiny.dataset().fingerprint}

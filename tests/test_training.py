@@ -116,6 +116,24 @@ def test_stopped_runs_keep_their_state_and_seeds_may_be_any_integer():
     assert (start.params["decoder.output.kernel"][0] != start.params["decoder.output.kernel"][1]).any()
 
 
+def test_memory_counts_what_a_chunk_reads_and_writes():
+    config = tiny.config()
+    corpus, sizes = encode(tiny.dataset(), config), []
+    for count in (1, 3):
+        trainer = Trainer([tiny.changed(config, {"seed": seed}) for seed in range(count)], corpus)
+        assert trainer.bytes is None, "nothing is compiled yet"
+        states = trainer.start()
+        # Keys have no size of their own.
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+        data = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trainer.buckets))
+        trainer.chunk(states, 0, 1, 1)
+        sizes.append(trainer.bytes)
+        assert trainer.bytes >= held + data, "states are written over the old ones, and count once"
+        # Gradients, and updates before they are taken, are as large as parameters.
+        assert trainer.bytes < 20 * held + data
+    assert 2 < sizes[1] / sizes[0] < 3.5
+
+
 def test_groups_are_runs_of_equal_structure():
     base = tiny.config()
     numbers = [tiny.changed(base, {"seed": n, "optim.learning_rate": 0.1 * (n + 1)}) for n in range(2)]
