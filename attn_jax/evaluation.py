@@ -1,8 +1,9 @@
 """Evaluation of runs of equal structure on one split: teacher-forced loss, output, and the metrics of both."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 
 from attn_jax import metrics
 from attn_jax.config import Config, Decode
-from attn_jax.data.corpus import Corpus, buckets, pad
+from attn_jax.data.corpus import Corpus, Pairs, buckets, pad
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import Decoded
 from attn_jax.devices import Placement, fetch
@@ -24,6 +25,9 @@ BATCH = 128
 
 SMALLEST_BATCH = 32
 """A beam takes fewer sentences at a time, since each becomes `beam_size`, but not fewer than these."""
+
+EXAMPLES_PER_BUCKET, MOST_BUCKETS = 1000, 4
+"""A shape of batches is worth its seconds of compilation for so many examples; and no more than so many are made."""
 
 COMPANIONS = (("bleu", "chrf"), ("wer", "per"), ("exact_match",))
 """Metrics of output text that are computed together."""
@@ -62,8 +66,22 @@ class Evaluated:
     predictions: list[str]
 
 
+class Batch(NamedTuple):
+    """Examples of a split by their places in it, and what is computed with them, on the device.
+
+    source, target: [B, S] and [B, T], zero where there is no symbol or no example. numbers: the places [B].
+    """
+
+    places: np.ndarray
+    source: Array
+    target: Array
+    numbers: Array
+
+
 class Evaluator:
-    """Evaluates runs on a split; compiled once, used for every checkpoint of a program.
+    """Evaluates runs on the splits of a corpus, `train` apart.
+
+    All splits have batches of the same few shapes, so that what is compiled for one serves the others.
 
     placement: the devices of the runs; by default one. seeds: of the runs, where the configured search draws samples.
     """
@@ -72,51 +90,65 @@ class Evaluator:
         self,
         model: Model,
         corpus: Corpus,
-        split: str,
         *,
         max_output: int,
         placement: Placement | None = None,
         seeds: Sequence[int] = (),
     ):
-        self.model, self.corpus, self.split, self.max_output = model, corpus, split, max_output
-        placement = placement or Placement()
-        self._seeds = placement.place(as_keys(seeds))
-        self.examples = corpus.dataset.splits[split]
-        pairs = corpus.encoded[split] if split != "train" else None
-        if pairs is None:
-            raise ValueError("the training split is filtered by length: evaluate on another one")
+        self.model, self.corpus, self.max_output = model, corpus, max_output
+        self._placement = placement or Placement()
+        self._seeds = self._placement.place(as_keys(seeds))
         configured = model.config.decode
         most = max(BATCH // configured.beam_size, min(BATCH, SMALLEST_BATCH)) if configured.name == "beam" else BATCH
-        self._batches = []
-        self._index: list[np.ndarray] = []
-        for bucket in buckets(pairs, smallest=BATCH, padding=0.25, most=4):
-            n = len(bucket.index)
-            size = -(-min(most, n) // placement.data) * placement.data  # each device of `data` has an equal part
-            count = -(-n // size)
+        splits = [pairs for split, pairs in corpus.encoded.items() if split != "train"]
+        largest = max(map(len, splits), default=1)
+        parts = self._placement.data  # each device of `data` has an equal part
+        self._size = -(-min(most, largest) // parts) * parts
+        pairs = list(itertools.chain(*splits))
+        count = int(np.clip(len(pairs) // EXAMPLES_PER_BUCKET, 1, MOST_BUCKETS))
+        found = buckets(pairs, smallest=BATCH, padding=0.25, most=count) if pairs else []
+        self._widths = sorted(((b.source.shape[1], b.target.shape[1]) for b in found), key=sum)
+        self._batches: dict[str, list[Batch]] = {}
+        self._evaluate = self._placement.jit(self._run, out=((), (), ()), static_argnames=("settings",))
 
-            def shape(a: np.ndarray, count: int = count, size: int = size, n: int = n) -> np.ndarray:
-                return np.pad(a, ((0, count * size - n), (0, 0))).reshape(count, size, a.shape[1])
+    def batches(self, split: str) -> list[Batch]:
+        """The batches of a split, each of sentences of similar lengths."""
+        if split == "train":
+            raise ValueError("the training split is filtered by length: evaluate on another one")
+        if split not in self._batches:
+            pairs, held = self.corpus.encoded[split], dict[tuple[int, int], list[int]]()
+            for place in sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), len(pairs[i][1]), i)):
+                source, target = map(len, pairs[place])
+                fitting = next(width for width in self._widths if source <= width[0] and target <= width[1])
+                held.setdefault(fitting, []).append(place)
+            self._batches[split] = [
+                self._batch(pairs, places[start : start + self._size], width)
+                for width, places in held.items()
+                for start in range(0, len(places), self._size)
+            ]
+        return self._batches[split]
 
-            numbers = shape(bucket.index[:, None].astype(np.int32))[:, :, 0]
-            batches = (shape(bucket.source), shape(bucket.target), numbers)
-            self._batches.append(placement.put(batches, None, "data"))
-            self._index.append(bucket.index)
-        self._evaluate = placement.jit(self._run, out=((), (), ()), static_argnames=("settings",))
+    def _batch(self, pairs: Pairs, places: list[int], width: tuple[int, int]) -> Batch:
+        missing = self._size - len(places)
+        sides = [pad([*(pairs[i][side] for i in places), *[()] * missing], width[side]) for side in (0, 1)]
+        numbers = np.array([*places, *[0] * missing], np.int32)
+        return Batch(np.array(places), *self._placement.put((*sides, numbers), "data"))
 
     def _run(
-        self, params: Params, seeds: Array | None, sources: Array, targets: Array, numbers: Array, *, settings: Any
+        self, params: Params, seeds: Array | None, source: Array, target: Array, numbers: Array, *, settings: Any
     ) -> tuple[Any, Any, Any]:
-        def one(params: Params, seed: Any, source: Array, target: Array, number: Array) -> tuple[Any, Any, Any]:
+        """Totals and number of target tokens of a batch for each run, and its outputs [R, B, L] (L = 0: no search)."""
+
+        def one(params: Params, seed: Any) -> tuple[Any, Any, Any]:
             totals, count = batch_loss(self.model, params, source, target)
             if settings is None:
                 return totals, count, jnp.zeros((source.shape[0], 0), jnp.int32)
-            found = searched(self.model, params, source, self.max_output, settings, seed, number)
+            found = searched(self.model, params, source, self.max_output, settings, seed, numbers)
             return totals, count, found.tokens[:, 0]
 
-        runs = jax.vmap(one, in_axes=(0, 0, None, None, None))
-        return jax.lax.map(lambda batch: runs(params, seeds, *batch), (sources, targets, numbers))
+        return jax.vmap(one)(params, seeds)
 
-    def __call__(self, params: Params, *, decode: bool = True, greedily: bool = False) -> list[Evaluated]:
+    def __call__(self, params: Params, split: str, *, decode: bool = True, greedily: bool = False) -> list[Evaluated]:
         """The results of every run of `params`, whose leaves have a leading R axis; without `decode` the loss alone.
 
         Of several processes each one gets them. greedily: search greedily whatever the configuration says.
@@ -125,19 +157,53 @@ class Evaluator:
         settings = (dataclasses.replace(configured, name="greedy") if greedily else configured) if decode else None
         runs = next(iter(params.values())).shape[0]
         sums, tokens = np.zeros((runs, 3)), 0.0
-        outputs: list[list[list[int]]] = [[[] for _ in self.examples] for _ in range(runs)]
-        for batches, index in zip(self._batches, self._index, strict=True):
-            totals, count, found = self._evaluate(params, self._seeds, *batches, settings=settings)
-            sums += np.stack([np.asarray(part, np.float64).sum(axis=0) for part in totals], axis=1)
-            tokens += float(np.asarray(count)[:, 0].sum())
-            if decode:
-                ids = np.swapaxes(np.asarray(found), 0, 1).reshape(runs, -1, self.max_output)
-                for run in range(runs):
-                    for row, example in zip(ids[run], index, strict=False):
-                        outputs[run][example] = trim(row)
-        return [self._scored(sums[run] / tokens, outputs[run] if decode else None) for run in range(runs)]
+        outputs: list[list[list[int]]] = [[[] for _ in self.corpus.encoded[split]] for _ in range(runs)]
+        batches = self.batches(split)
+        # All are on their way before the first one is waited for.
+        found = [self._evaluate(params, self._seeds, *batch[1:], settings=settings) for batch in batches]
+        for batch, (totals, count, ids) in zip(batches, found, strict=True):
+            sums += np.stack([np.asarray(part, np.float64) for part in totals], axis=1)
+            tokens += float(np.asarray(count)[0])
+            for run, rows in enumerate(np.asarray(ids) if decode else ()):
+                for place, row in zip(batch.places, rows, strict=False):
+                    outputs[run][place] = trim(row)
+        return [self._scored(split, sums[run] / tokens, outputs[run] if decode else None) for run in range(runs)]
 
-    def _scored(self, means: np.ndarray, outputs: list[list[int]] | None) -> Evaluated:
+    def attention_maps(self, params: Params, split: str, chosen: Sequence[int]) -> list:
+        """Outputs of some examples with their weights, for each run [{source, target, weights}]: tokens and rows.
+
+        Outputs are those that a call finds; weights are [T, S], of a score with heads [N, T, S].
+        """
+        corpus, limit = self.corpus, self.max_output
+        sources = [corpus.encoded[split][i][0] for i in chosen]
+        source, numbers = pad(sources, max(map(len, sources))), np.array(chosen, np.int32)
+
+        def one(params: Params, seed: Array | None) -> tuple[Array, Array]:
+            settings = self.model.config.decode
+            found = searched(self.model, params, jnp.asarray(source), limit, settings, seed, jnp.asarray(numbers))
+            return found.tokens[:, 0], found.weights[:, 0]
+
+        tokens, weights = fetch(jax.jit(jax.vmap(one))(params, self._seeds))
+        if weights.shape[-1] == 0:
+            return [[] for _ in range(tokens.shape[0])]
+        maps = []
+        for run in range(tokens.shape[0]):
+            examples = []
+            for row, ids in enumerate(sources):
+                output = trim(tokens[run, row])
+                ended = len(output) < limit
+                rows = weights[run, row, : len(output) + ended, ..., : len(ids)]
+                examples.append(
+                    {
+                        "source": corpus.source.tokens(corpus.dataset.splits[split][chosen[row]].source),
+                        "target": [corpus.target.vocabulary.symbols[i] for i in output] + ["</s>"] * ended,
+                        "weights": np.round(rows if rows.ndim == 2 else np.swapaxes(rows, 0, 1), 4).tolist(),
+                    }
+                )
+            maps.append(examples)
+        return maps
+
+    def _scored(self, split: str, means: np.ndarray, outputs: list[list[int]] | None) -> Evaluated:
         values = {
             "loss": float(means[1]),
             "perplexity": float(np.exp(min(means[1], 700.0))),
@@ -149,7 +215,7 @@ class Evaluator:
         values |= metrics.score(
             output_metrics(self.corpus, self.model.config.train.metric),
             predictions,
-            references(self.corpus, self.split),
+            references(self.corpus, split),
             **scoring(self.corpus, self.model.config),
         )
         return Evaluated(values, predictions)
@@ -192,44 +258,3 @@ def trim(ids: Sequence[int] | np.ndarray) -> list[int]:
             break
         out.append(int(number))
     return out
-
-
-def attention_maps(
-    model: Model,
-    params: Params,
-    corpus: Corpus,
-    split: str,
-    chosen: Sequence[int],
-    limit: int,
-    seeds: Sequence[int] = (),
-) -> list:
-    """Outputs of some examples with their weights, for each run [{source, target, weights}]: tokens and rows.
-
-    Outputs are those that `Evaluator` finds; weights are [T, S], of a score with heads [N, T, S].
-    """
-    sources = [corpus.encoded[split][i][0] for i in chosen]
-    source, numbers = pad(sources, max(map(len, sources))), np.array(chosen, np.int32)
-
-    def one(params: Params, seed: Array | None) -> tuple[Array, Array]:
-        found = searched(model, params, jnp.asarray(source), limit, model.config.decode, seed, jnp.asarray(numbers))
-        return found.tokens[:, 0], found.weights[:, 0]
-
-    tokens, weights = fetch(jax.jit(jax.vmap(one))(params, as_keys(seeds)))
-    if weights.shape[-1] == 0:
-        return [[] for _ in range(tokens.shape[0])]
-    maps = []
-    for run in range(tokens.shape[0]):
-        examples = []
-        for row, ids in enumerate(sources):
-            output = trim(tokens[run, row])
-            ended = len(output) < limit
-            rows = weights[run, row, : len(output) + ended, ..., : len(ids)]
-            examples.append(
-                {
-                    "source": corpus.source.tokens(corpus.dataset.splits[split][chosen[row]].source),
-                    "target": [corpus.target.vocabulary.symbols[i] for i in output] + ["</s>"] * ended,
-                    "weights": np.round(rows if rows.ndim == 2 else np.swapaxes(rows, 0, 1), 4).tolist(),
-                }
-            )
-        maps.append(examples)
-    return maps

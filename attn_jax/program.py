@@ -12,7 +12,7 @@ from attn_jax.clock import Clock
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement, fetch
-from attn_jax.evaluation import Evaluated, Evaluator
+from attn_jax.evaluation import Evaluator
 from attn_jax.outcome import Outcome
 from attn_jax.progression import SAVING, Position, Saving, Schedule, Vault
 from attn_jax.results import Log, Output
@@ -60,8 +60,9 @@ def train(
     config = trainer.config
     metric = config.train.metric or corpus.dataset.info.metric
     limit = evaluation.max_length(config, corpus)
-    dev = _evaluator(trainer, corpus, "dev", limit) if "dev" in corpus.encoded else None
-    schedule = Schedule.of(trainer, evaluates=dev is not None)
+    seeds, has_dev = [member.seed for member in members], "dev" in corpus.encoded
+    evaluator = Evaluator(trainer.model, corpus, max_output=limit, placement=placement, seeds=seeds)
+    schedule = Schedule.of(trainer, evaluates=has_dev)
     clock = Clock(trainer)
     vault = Vault(output.program(program), members, trainer, clock, saving)
     now = vault.restore(metric) or Position.first(trainer, metric)
@@ -86,8 +87,9 @@ def train(
             epoch = end / trainer.plan.steps_per_epoch
             selection.note_failures(fetch(now.states.failed))
             _log_training(logs, going, end, epoch, now.take_reports())
-            if dev is not None and schedule.evaluates(end):
-                found = dev(now.states.params, decode=metric not in evaluation.LOSS_METRICS, greedily=True)
+            if has_dev and schedule.evaluates(end):
+                searches = metric not in evaluation.LOSS_METRICS
+                found = evaluator(now.states.params, "dev", decode=searches, greedily=True)
                 values, going = np.array([one.metrics[metric] for one in found]), selection.going
                 for run, log in _of(logs, going):
                     log.write(end, epoch, "dev", found[run].metrics)
@@ -98,11 +100,11 @@ def train(
             vault.keep(now, logs)
     step = now.settled
     # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
-    selection.take_last(now.states.params, step, every_run=dev is None or config.train.select == "last")
+    selection.take_last(now.states.params, step, every_run=not has_dev or config.train.select == "last")
     if processes.leads():
         storage.write_json(output.program(program) / "timing.json", clock.timing(step))
 
-    outcomes = _test(trainer, corpus, selection, step, dev, limit)
+    outcomes = _test(trainer, corpus, selection, step, evaluator)
     written = [outcomes[run] for run in processes.decided(lambda: list(logs))]
     for one in written:
         outcome.write(output, one, corpus, program)
@@ -110,11 +112,6 @@ def train(
     own = corpus.dataset.info.metric
     split = next(iter(outcomes[0].evaluated))
     progress.finish(f"{split} {own}", [one.evaluated[split].metrics[own] for one in written])
-
-
-def _evaluator(trainer: Trainer, corpus: Corpus, split: str, limit: int) -> Evaluator:
-    seeds = [member.seed for member in trainer.members]
-    return Evaluator(trainer.model, corpus, split, max_output=limit, placement=trainer.placement, seeds=seeds)
 
 
 def _begin(members: Sequence[Config], corpus: Corpus, output: Output, step: int) -> dict[int, Log]:
@@ -147,20 +144,13 @@ def _log_training(logs: Mapping[int, Log], going: np.ndarray, step: int, epoch: 
         log.write(step, epoch, "train", values)
 
 
-def _test(
-    trainer: Trainer, corpus: Corpus, selection: Selection, step: int, dev: Evaluator | None, limit: int
-) -> list[Outcome]:
+def _test(trainer: Trainer, corpus: Corpus, selection: Selection, step: int, evaluator: Evaluator) -> list[Outcome]:
     """Evaluates the selected parameters of every run on all test splits, if the data have any, then on dev."""
-    found: dict[str, list[Evaluated]] = {}
-    seeds = [member.seed for member in trainer.members]
-    for split in corpus.encoded:
-        if split not in ("train", "dev"):
-            found[split] = _evaluator(trainer, corpus, split, limit)(selection.params)
-    if dev is not None:
-        found["dev"] = dev(selection.params)
+    splits = sorted((split for split in corpus.encoded if split != "train"), key=lambda split: split == "dev")
+    found = {split: evaluator(selection.params, split) for split in splits}
     first = next(iter(found))
     chosen = _representative(corpus, first)
-    maps = evaluation.attention_maps(trainer.model, selection.params, corpus, first, chosen, limit, seeds)
+    maps = evaluator.attention_maps(selection.params, first, chosen)
     params = fetch(selection.params)
     return [
         Outcome(

@@ -70,10 +70,8 @@ class Run:
         splits = [name for name in self.corpus.encoded if name != "train"]
         if split not in splits:
             raise unknown("split", split, splits)
-        evaluator = evaluation.Evaluator(
-            self.model, self.corpus, split, max_output=self.max_length, seeds=[self.config.seed]
-        )
-        return evaluator({name: value[None] for name, value in self.params.items()})[0].metrics
+        evaluator = evaluation.Evaluator(self.model, self.corpus, max_output=self.max_length, seeds=[self.config.seed])
+        return evaluator({name: value[None] for name, value in self.params.items()}, split)[0].metrics
 
     def export(self, path: str | Path) -> None:
         """Writes the model to one safetensors file, for `import_run`: parameters, configuration and vocabularies.

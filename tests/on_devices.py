@@ -60,10 +60,7 @@ class Setting:
         self.placement = Placement.of(len(members), config.train.batch_size, MeshShape.parse(mesh))
         self.trainer = Trainer(members, corpus, dtype=np.dtype(f"float{bits}"), placement=self.placement)
         assert len(self.trainer.buckets) == 2
-        self.dev, self.test = (
-            Evaluator(self.trainer.model, corpus, split, max_output=LIMIT, placement=self.placement)
-            for split in ("dev", "test")
-        )
+        self.evaluator = Evaluator(self.trainer.model, corpus, max_output=LIMIT, placement=self.placement)
 
     def train(self, states: States, first: int, last: int) -> tuple[States, Selection, list[np.ndarray]]:
         """As `program.train` does."""
@@ -72,7 +69,7 @@ class Setting:
             states, report = self.trainer.chunk(states, step, EVERY, EVERY)
             losses.append(report.loss)
             selection.note_failures(fetch(states.failed))
-            found = self.dev(states.params, decode=False)
+            found = self.evaluator(states.params, "dev", decode=False)
             selection.update(np.array([one.metrics["loss"] for one in found]), states.params, step + EVERY)
             states = states._replace(active=self.placement.place(selection.going))
         return states, selection, losses
@@ -90,7 +87,7 @@ class Setting:
     def results(self) -> dict[str, np.ndarray]:
         """Everything that comes out of 20 steps."""
         states, selection, losses = self.train(self.trainer.start(), 0, STEPS)
-        tested = self.test(selection.params)
+        tested = self.evaluator(selection.params, "test")
         out = {f"params/{name}": value for name, value in fetch(states.params).items()}
         out |= {f"selected/{name}": value for name, value in fetch(selection.params).items()}
         out |= {f"optimizer/{n}": leaf for n, leaf in enumerate(jax.tree.leaves(fetch(states.optimizer)))}

@@ -62,9 +62,12 @@ def word_errors(outputs, examples):
 def test_a_split_in_any_batches_gives_what_its_examples_give(setting, batch, monkeypatch):
     corpus, model, params = setting
     monkeypatch.setattr(evaluation, "BATCH", batch)
-    evaluator = Evaluator(model, corpus, "test", max_output=LIMIT)
-    assert (len(evaluator._batches) > 1) == (batch == 2)
-    found = evaluator(params)
+    monkeypatch.setattr(evaluation, "EXAMPLES_PER_BUCKET", batch)
+    evaluator = Evaluator(model, corpus, max_output=LIMIT)
+    batches = evaluator.batches("test")
+    assert (len(batches) > 4, len({one.source.shape for one in batches}) > 1) == (batch == 2, batch == 2)
+    assert sorted(place for one in batches for place in one.places) == list(range(9))
+    found = evaluator(params, "test")
     assert len(found) == RUNS
     assert found[0].predictions != found[1].predictions
     for run, evaluated in enumerate(found):
@@ -79,12 +82,24 @@ def test_a_split_in_any_batches_gives_what_its_examples_give(setting, batch, mon
 
 def test_loss_alone(setting):
     corpus, model, params = setting
-    evaluator = Evaluator(model, corpus, "dev", max_output=LIMIT)
-    whole, loss = evaluator(params)[0], evaluator(params, decode=False)[0]
+    evaluator = Evaluator(model, corpus, max_output=LIMIT)
+    whole, loss = evaluator(params, "dev")[0], evaluator(params, "dev", decode=False)[0]
     assert loss.metrics == {name: whole.metrics[name] for name in ("loss", "perplexity", "token_accuracy")}
     assert loss.predictions == []
     with pytest.raises(ValueError, match="training split"):
-        Evaluator(model, corpus, "train", max_output=LIMIT)
+        evaluator(params, "train")
+
+
+def test_splits_have_batches_of_the_same_shapes(setting):
+    corpus, model, params = setting
+    evaluator = Evaluator(model, corpus, max_output=LIMIT)
+    lengths = {split: max(map(len, next(zip(*corpus.encoded[split], strict=True)))) for split in ("dev", "test")}
+    shapes = {split: {one.source.shape for one in evaluator.batches(split)} for split in lengths}
+    assert shapes["dev"] == shapes["test"] == {(9, max(lengths.values()))}
+    evaluator(params, "dev")
+    assert evaluator._evaluate._cache_size() == 1
+    evaluator(params, "test")
+    assert evaluator._evaluate._cache_size() == 1
 
 
 def test_attention_maps(setting):
@@ -98,8 +113,9 @@ def test_attention_maps(setting):
     def padded(source):
         return jnp.asarray(np.pad(source, (0, 10 - len(source))))[None]
 
-    maps = evaluation.attention_maps(model, params, corpus, "test", [4, 1], LIMIT)
-    predictions = [run.predictions for run in Evaluator(model, corpus, "test", max_output=LIMIT)(params)]
+    evaluator = Evaluator(model, corpus, max_output=LIMIT)
+    maps = evaluator.attention_maps(params, "test", [4, 1])
+    predictions = [run.predictions for run in evaluator(params, "test")]
     for run in range(RUNS):
         for shown, example in zip(maps[run], (4, 1), strict=True):
             assert shown["source"] == corpus.dataset.splits["test"][example].source.split()
@@ -162,16 +178,14 @@ def test_text_is_scored_not_its_pieces():
     assert max(map(len, outputs)) > 6, "words are made of several pieces"
 
     model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
-    evaluator = Evaluator(model, corpus, "test", max_output=40)
+    evaluator = Evaluator(model, corpus, max_output=40)
 
-    def search(params, seeds, sources, targets, numbers, settings):
-        shape = (sources.shape[0], 1)
-        found = [np.pad([*ids, EOS], (0, 39 - len(ids))) for ids in np.take(np.array(outputs, object), order.pop(0))]
-        return (np.zeros(shape),) * 3, np.ones(shape), np.array(found).reshape(*shape, -1, 40)
+    def search(params, seeds, source, target, numbers, settings):
+        found = [np.pad([*outputs[number], EOS], (0, 39 - len(outputs[number]))) for number in np.asarray(numbers)]
+        return (np.zeros(1),) * 3, np.ones(1), np.array(found)[None]
 
-    order = list(evaluator._index)
     evaluator._evaluate = search
-    (evaluated,) = evaluator({"": np.zeros(1)})
+    (evaluated,) = evaluator({"": np.zeros(1)}, "test")
     predictions = [*texts[:3], texts[3].removesuffix(" low")]
     assert evaluated.predictions == predictions
     assert evaluated.metrics["bleu"] == pytest.approx(

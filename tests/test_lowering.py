@@ -59,12 +59,12 @@ def test_training_and_search_lower_without_the_device(changes):
     states = jax.eval_shape(trainer.start)
     rows = np.zeros((4, len(members), config.train.batch_size), np.int32)
     chunk = (states, trainer._data, trainer.numbers, trainer.keys, 0, np.zeros(4, np.int32), rows)
-    dev = Evaluator(trainer.model, corpus, "dev", max_output=5, seeds=[0, 1])
+    evaluator = Evaluator(trainer.model, corpus, max_output=5, seeds=[0, 1])
     # The search of evaluations during training, and the configured one.
     greedily = tiny.changed(config, {"decode": "greedy"}).decode
-    batch = (states.params, dev._seeds, *dev._batches[0])
+    batch = (states.params, evaluator._seeds, *evaluator.batches("dev")[0][1:])
     programs = [(trainer._chunk, chunk), (jax.jit(trainer.start), ())]
-    programs += [(jax.jit(functools.partial(dev._run, settings=s)), batch) for s in {greedily, config.decode}]
+    programs += [(jax.jit(functools.partial(evaluator._run, settings=s)), batch) for s in {greedily, config.decode}]
     for function, arguments in programs:
         for platform in PLATFORMS:  # traced once for both
             check(lowered(function, platform, *arguments))

@@ -199,9 +199,8 @@ def test_heads_in_outputs_and_maps():
     texts = [example.source for example in corpus.dataset.splits["test"]]
     chosen = sorted(range(len(texts)), key=lambda i: -len(texts[i]))[:2]
     outputs = Run(config, model, params, corpus.source, corpus.target, 5).decode([texts[i] for i in chosen])
-    (maps,) = evaluation.attention_maps(
-        model, {name: value[None] for name, value in params.items()}, corpus, "test", chosen, 5
-    )
+    evaluator = evaluation.Evaluator(model, corpus, max_output=5)
+    (maps,) = evaluator.attention_maps({name: value[None] for name, value in params.items()}, "test", chosen)
     for output, shown in zip(outputs, maps, strict=True):
         assert output.weights.shape == (len(output.tokens), 2, len(output.source))
         assert np.abs(output.weights[:, 0] - output.weights[:, 1]).max() > 1e-3

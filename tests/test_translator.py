@@ -173,12 +173,12 @@ def test_a_split_is_searched_as_configured(search):
         changes |= {"decode__beam_size": 3, "decode__length_penalty": "average"}
     runs = [untrained(seed=seed, **changes) for seed in (0, 5)]
     evaluator = evaluation.Evaluator(
-        runs[0].model, runs[0].corpus, "test", max_output=LIMIT, seeds=[run.config.seed for run in runs]
+        runs[0].model, runs[0].corpus, max_output=LIMIT, seeds=[run.config.seed for run in runs]
     )
     params = {name: jnp.stack([run.params[name] for run in runs]) for name in runs[0].params}
-    found = evaluator(params)
+    found = evaluator(params, "test")
     chosen = [4, 1]
-    maps = evaluation.attention_maps(runs[0].model, params, runs[0].corpus, "test", chosen, LIMIT, [0, 5])
+    maps = evaluator.attention_maps(params, "test", chosen)
     for run, evaluated, shown in zip(runs, found, maps, strict=True):
         outputs = run.decode(TEXTS)
         assert evaluated.predictions == [output.text for output in outputs]
@@ -187,7 +187,7 @@ def test_a_split_is_searched_as_configured(search):
             assert one["target"] == outputs[example].tokens
             np.testing.assert_allclose(one["weights"], outputs[example].weights, atol=1e-3)
     assert runs[1].evaluate("test") == pytest.approx(found[1].metrics, rel=1e-5)
-    greedy = [one.predictions for one in evaluator(params, greedily=True)]
+    greedy = [one.predictions for one in evaluator(params, "test", greedily=True)]
     assert greedy == [[output.text for output in run.decode(TEXTS, name="greedy")] for run in runs]
 
 
