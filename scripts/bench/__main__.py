@@ -279,7 +279,11 @@ def main() -> int:
     bench, about, results, text = Bench(given), machine(given), [], ""
     for number, row in enumerate(chosen, 1):
         print(f"benchmark: {row.name} ({number} of {len(chosen)})", file=sys.stderr, flush=True)
-        results.append(bench.measure(row))
+        try:
+            results.append(bench.measure(row))
+        except KeyboardInterrupt:
+            print(f"benchmark: stopped; {given.out} has the rows before this one", file=sys.stderr)
+            return 130
         text = write(given.out, about, results)
     print(text, end="")
     return 1 if any(result["wrong"] or result["absent"] for result in results) else 0
