@@ -325,6 +325,19 @@ def test_a_row_is_measured_in_turns_and_written(tmp_path, monkeypatch):
     assert "fake: b: died" in (tmp_path / "benchmark.md").read_text()
 
 
+def test_another_model_or_other_work_is_told():
+    row = Row("row", {"kind": "train"}, ("ours float32", "pytorch float32"), (), 1, same="tokens")
+    names = row.contestants
+    same = {name: [{"tokens": 5}] for name in names}
+    facts = {names[0]: {"first_loss": 9.00001}, names[1]: {"first_loss": 9.0}}
+    assert driver.wrong(row, same, facts) == []
+    assert driver.wrong(row, same, {}) == []
+    other = {**facts, names[1]: {"first_loss": 9.001}}
+    assert driver.wrong(row, same, other)[0].startswith("not the same model: ours float32 begins with loss 9.00001")
+    assert driver.wrong(row, same, {**facts, names[1]: {"first_loss": float("nan")}})
+    assert driver.wrong(row, {**same, names[1]: [{"tokens": 4}]}, facts)[0].startswith("not the same work: pytorch")
+
+
 def test_a_peer_that_cannot_be_installed_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "wrong.txt").write_text("no-such-thing ==\n")
     monkeypatch.setattr(peers, "REQUIREMENTS", {"pytorch": tmp_path / "wrong.txt"})

@@ -41,11 +41,10 @@ class Training:
 
     def prepare(self) -> Answer:
         """Compiles, and does the first steps."""
-        if self.row["warm_up"]:
-            self.run(0, self.length)
+        done = self.run(0, self.length) if self.row["warm_up"] else {}
         sizes = {"source": len(self.corpus.source.vocabulary), "target": len(self.corpus.target.vocabulary)}
         shown = {"padding_of_corpus": self.trainer.padding, "buckets": len(self.trainer.buckets)}
-        return {"vocabulary": sizes, **shown}
+        return {**done, "vocabulary": sizes, **shown}
 
     def run(self, first: int, count: int) -> Answer:
         """Steps and what they processed; padding is what the buckets are wide."""
