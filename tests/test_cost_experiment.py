@@ -91,7 +91,7 @@ def test_curves_of_time_and_memory_and_what_is_left_out(call, place):
     assert told in out.splitlines()
     found = read(place, "part", "cost-time")
     assert [row["x"] for row in found["rows"]] == [2, *[2, 30] * 3]
-    assert f"as above 5 s or {limit / 1e3:g} GB: dot, lstm, {PANELS[0]} (30 needs" in found["note"]
+    assert f"as above 10 s or {limit / 1e3:g} GB: dot, lstm, {PANELS[0]} (30 needs" in found["note"]
     assert found["table"]["rows"][0][1] is None
     page = (place / "part" / "report.html").read_text("utf-8")
     assert f"dot, lstm, {PANELS[0]} (30 needs" in page
