@@ -17,6 +17,7 @@ from attn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from attn_jax.config import Config
+    from attn_jax.study import Corpora
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -26,12 +27,22 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     return shlex.join(["python", words[0] if script.startswith("..") else script, *words[1:]])
 
 
+def corpora() -> "Corpora":
+    """Data sets and their encodings, from where the flags say. Raises UserError when one is asked for."""
+    from attn_jax import study  # Help must not wait for JAX.
+
+    given: Any = FLAGS
+    files = cli_flags.files() if "files" in FLAGS else None
+    return study.Corpora(study.Source(given.manual_dir, given.data_dir, files))
+
+
 def compare(
     own: Callable[[str], Sweep],
     *,
     title: str,
     dataset: Callable[[str], str] = str,
     reference: Sequence[Mapping[str, Any]] = (),
+    check: "Callable[[Config], None] | None" = None,
 ) -> Path | None:
     """Trains what is missing of a study, prints its table and the path of its page; with `--dry_run` what it would do.
 
@@ -41,6 +52,7 @@ def compare(
       title: title of the page.
       dataset: a name of `--dataset` -> the full name of the data set.
       reference: published figures, see `study.run`.
+      check: raises UserError on a variant that the experiment cannot use.
 
     Returns:
       The folder of the study; None if nothing was trained, or if this is one of the shards of the study.
@@ -48,31 +60,34 @@ def compare(
     Raises:
       UserError: what the flags say does not go together, data or results that cannot be read.
     """
-    from attn_jax import forecast, report, study, sweep, tuning  # Help must not wait for JAX.
+    from attn_jax import forecast, report, study, sweep, tuning  # As above.
 
     given: Any = FLAGS
     changes, tuned, taken = cli_choices.overrides(), cli_choices.tuned(), cli_choices.chosen()
     chosen = cli_choices.choices(cli_choices.sweeps())
-    files = cli_flags.files() if "files" in FLAGS else None
-    corpora = study.Corpora(study.Source(given.manual_dir, given.data_dir, files))
+    found = corpora()
 
     def variants(tried: Mapping[str, Any]) -> "list[Config]":
-        return [
+        described = [
             variant
             for name in given.dataset
             for free in [combinators.omitting(own(name), taken)]
             for variant in sweep.variants(
-                corpora.dataset(dataset(name)),
+                found.dataset(dataset(name)),
                 {**changes, **tried},
                 [{**mine, **choice} for mine in free for choice in chosen],
             )
         ]
+        if check is not None:
+            for variant in described:
+                check(variant)
+        return described
 
-    described: Any = tuning.candidates(variants, tuned, corpora, given.tune_seeds) if tuned else variants({})
+    described: Any = tuning.candidates(variants, tuned, found, given.tune_seeds) if tuned else variants({})
     options: dict[str, Any] = {
         "seeds": range(given.seeds),
         "out": given.out,
-        "corpora": corpora,
+        "corpora": found,
         "runs_per_program": given.runs_per_program,
         "mesh": cli_flags.mesh(),
     }

@@ -238,6 +238,55 @@ def test_questions_of_the_literature(tmp_path, manual_dir):
     assert len(variants) == 8 * len(SCORES)
 
 
+REVERSE = "--dataset=synthetic/reverse?vocabulary=5&max_length=5&test_max_length=11&examples=40&test_examples=6"
+
+
+def test_vanishing_gradients(tmp_path):
+    # At this learning rate no parameter moves: what is measured after training is what training began with.
+    sizes = ("--hidden_size=4", "--steps=2", "--batch_size=4", "--learning_rate=1e-30")
+    flags = (REVERSE, "--cells=rnn", "--seeds=2", *sizes, "--sentences=4", "--out=out")
+    process = call(tmp_path, "vanishing_gradients.py", *flags)
+    assert process.returncode == 0, process.stderr
+    (path,) = (tmp_path / "out" / "curves").iterdir()
+    found = json.loads(path.read_text())
+    curves = {}
+    for row in found["rows"]:
+        curve = curves.setdefault((row["series"], row["panel"]), {})
+        curve[row["x"]] = [row["low"], row["y"], row["high"]]
+    for series in ("none", "additive"):
+        begun = curves[series, "at initialisation"]
+        assert begun.keys() >= set(range(1, 7))
+        assert begun[1] == pytest.approx([1, 1, 1])
+        assert all(low < y < high for x, (low, y, high) in begun.items() if x > 1)
+        assert curves[series, "after training"] == begun
+        # The answer to step t of a reversal is 2 t + 1 steps away.
+        answers = curves[series, "after training, of the answer alone"]
+        assert answers.keys() == {x for x in begun if x % 2}
+        assert answers[1] == begun[1]
+        assert answers[3] != begun[3]
+    assert {row[0] for row in found["table"]["rows"]} == {"none", "additive"}
+    assert "1 % at distance, at initialisation" in process.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Error that arrives at source symbols" in page
+    assert page.count("experiments/vanishing_gradients.py") == 1
+
+
+def test_vanishing_gradients_refuses_what_has_no_distance(tmp_path):
+    for flag, message in {
+        "--set=encoder=bi": "encoder.name: distances are known of recurrent encoders that read",
+        "--sweep=model=transformer,recurrent": "model: distances are known of recurrent encoders that read",
+        "--dataset=synthetic/sort": "unknown data set of this experiment 'synthetic/sort'",
+        "--set=embedding=onehot": "embedding=onehot: there are no source vectors",
+        "--sentences=0": "--sentences=0: expected",
+        "--cells=rnm": "--cells: unknown cell 'rnm': did you mean 'rnn'?",
+    }.items():
+        data = () if flag.startswith("--dataset") else (REVERSE,)
+        process = call(tmp_path, "vanishing_gradients.py", *data, flag, "--out=out")
+        assert (process.returncode, process.stderr.count("\n")) == (2, 1), process.stderr
+        assert process.stderr.startswith(f"vanishing_gradients: {message}"), process.stderr
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")

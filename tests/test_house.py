@@ -17,7 +17,7 @@ ROOMS = """
     errors interruption extensions registry tables shapes config
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
-    data losses metrics decoding beam_search search alignment
+    data losses gradients metrics decoding beam_search search alignment
     processes devices optimizers training evaluation checkpoint events trackers
     provenance storage results curves export selection outcome
     clock progression program jobs
