@@ -27,8 +27,8 @@ An exponent between two of these is a sum of both: at these lengths the linear p
 
 Seen: [to be filled in after a run of the documented size].
 
-Run time: [to be filled in with it; estimated: 12 minutes on two quiet cores, two thirds of it compilation]. A repetition
-finds the compiled programs.
+Run time: [to be filled in with it; estimated: 12 minutes on two quiet cores, two thirds of it compilation]. A
+repetition finds the compiled programs.
 
 A length at which one call takes more than --most_seconds or --most_gigabytes is left out, and with it all longer ones
 of that variant; page and console say so. Every call of this script measures anew and replaces what OUT has: speeds that
