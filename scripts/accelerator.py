@@ -13,6 +13,7 @@ Writes OUT/accelerator.json and OUT/accelerator.txt and prints the latter.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -74,7 +75,8 @@ class Worker:
             text=True,
         )
         self.lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -114,7 +116,9 @@ class Worker:
     def close(self) -> None:
         """Ends the process."""
         self.process.kill()
-        self.process.wait()
+        self.reader.join()
+        with contextlib.suppress(BrokenPipeError), self.process:
+            pass  # closes its pipes, and waits for it
         self.errors.close()
 
 
