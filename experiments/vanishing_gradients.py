@@ -117,7 +117,9 @@ def measured(name: str, section: "Section", corpora: "Corpora") -> "Curves | Non
         table.append([variant.label, *falls, *map(gradients.decay, means)])
     if not rows:
         return None
-    columns = [f"{what}, {panel}" for what in (f"{100 * LEVEL:g} % at distance", "factor a step") for panel in PANELS]
+    columns = [
+        f"{kind}: {what}" for what in (f"{100 * LEVEL:g} % at", "factor") for kind in ("initial", "trained", "answer")
+    ]
     return Curves(
         name=name,
         title="Error that arrives at source symbols" + f": {section.title}" * (len(cli.FLAGS.dataset) > 1),

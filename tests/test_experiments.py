@@ -265,7 +265,7 @@ def test_vanishing_gradients(tmp_path):
         assert answers[1] == begun[1]
         assert answers[3] != begun[3]
     assert {row[0] for row in found["table"]["rows"]} == {"none", "additive"}
-    assert "1 % at distance, at initialisation" in process.stdout
+    assert "initial: 1 % at   trained: 1 % at   answer: 1 % at   initial: factor" in process.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Error that arrives at source symbols" in page
     assert page.count("experiments/vanishing_gradients.py") == 1
