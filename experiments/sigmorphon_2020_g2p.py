@@ -12,6 +12,13 @@ bidirectional layer of 64 to each side and a decoder of 128, 16 epochs, greedy s
 recommended for the data set. `before` attends with the state before the step (Bahdanau), `after` with the one after
 it (Luong); feeding is that of the attentional vector.
 
+Seen with 3 seeds (528 runs in 176 programs, two hours on two cores), marginal means of WER on Korean and Adyghe:
+multihead 39.0 and 27.2, additive 40.1 and 27.2, normed additive 40.0 and 27.8, concat 40.3 and 27.3, general 41.0 and
+27.5, dot 40.8 and 27.9, location 40.5 and 28.2 are within two points of each other; scaled_cosine 46.0 and 35.8,
+scaled_dot 50.6 and 37.6, cosine 50.4 and 42.9 are far behind, their weights too flat for so short a training. GRU is
+better than LSTM (41.6 against 43.7, 29.9 against 31.4), `before` than `after` (42.0 against 43.4, 30.3 against 31.0),
+and feeding does nothing (42.6 and 42.7, 30.5 and 30.8). The organisers' LSTM has 46.89 and 28.00.
+
 --scores, --cells, --placements and --input_feedings choose parts of the grid; --set and --sweep change all variants.
 """
 
