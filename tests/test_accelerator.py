@@ -176,6 +176,7 @@ def test_arms_that_die_hang_or_are_unknown_leave_the_others_alone(tmp_path, monk
 
 def test_without_a_gpu_the_product_s_own_code_is_measured(monkeypatch):
     monkeypatch.setattr(accelerator, "CASE_SECONDS", 600.0)  # this is no test of speed
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     chosen = [Case("gradient", 8, 2), Case("gradient", 8, 2, backward="autodiff"), Case("gradient", 8, 2, unroll=2)]
     chosen += [Case("cudnn", 8), Case("decoder", 8, 2), Case("train", 8, 2)]
     chosen = [case for case in cases(QUICK) if case in chosen]
