@@ -19,7 +19,7 @@ from attn_jax.tables import names
 
 SIZES = {
     "synthetic/reverse": {"train.epochs": 12, "train.buckets": 2},
-    "inflection/2017_turkish_medium": {"train.epochs": 60, "train.buckets": 2},
+    "inflection/2017_turkish_medium": {"train.epochs": 60, "train.buckets": 2, "train.eval_every": 235},
 }
 
 cli_flags.define(
