@@ -97,7 +97,7 @@ def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int |
         return None
     _parse(words)
     _quiet_libraries()
-    _cache_programs()
+    cache_programs()
     with processes.joined(cli_flags.group()), _first_process_prints():
         return main()
 
@@ -188,7 +188,7 @@ def _quiet_libraries() -> None:
         absl_logging.set_verbosity(absl_logging.FATAL)
 
 
-def _cache_programs() -> None:
+def cache_programs() -> None:
     """Let JAX keep every compiled program on disk, in $ATTN_JAX_CACHE or ~/.cache/attn_jax/xla."""
     settings: dict[str, Any] = {"jax_persistent_cache_min_compile_time_secs": 0}
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

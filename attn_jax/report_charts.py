@@ -130,7 +130,7 @@ def _sharpness(section: Section) -> list[Chart]:
     """How many source positions a step attends to, of the examples that have attention maps; nothing without them."""
     rows = []
     for variant in section.variants:
-        examples = {run.seed: run.attention() for run in variant.done}
+        examples = {run.seed: run.attention for run in variant.done}
         values = {
             seed: float(np.mean(found))
             for seed, maps in examples.items()

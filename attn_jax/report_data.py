@@ -88,6 +88,7 @@ class Run:
     def _statistics(self) -> dict[tuple[str, str], np.ndarray]:
         return {}
 
+    @functools.cached_property
     def attention(self) -> list[dict[str, Any]]:
         """The examples of `attention.json`, weights as [N][T][S]; none where the model has no attention."""
         path = self.folder / "attention.json"

@@ -52,7 +52,7 @@ def collect(section: Section, limit: int = BYTES) -> Maps:
     """
     runs: list[tuple[int, int, Variant, Run, list[dict[str, Any]]]] = []
     for rank, (variant, _) in enumerate(section.ranked):
-        attending = [(run, examples) for run in variant.done if (examples := run.attention())]
+        attending = [(run, examples) for run in variant.done if (examples := run.attention)]
         runs += [(turn, rank, variant, *found) for turn, found in enumerate(attending)]
     sentences: dict[tuple[str, ...], int] = {}
     maps: list[Map] = []

@@ -171,3 +171,10 @@ class Browser:
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
             " e.dispatchEvent(new Event('change', { bubbles: true })); return true; })()"
         )
+
+    def sticking_out(self, width: int) -> list[str]:
+        """The beginnings of elements that reach past the window, but for what scrolls in a box of its own."""
+        return self.eval(
+            "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg') &&"
+            f" e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML.slice(0, 80))"
+        )

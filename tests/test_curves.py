@@ -259,11 +259,7 @@ def test_a_reader_uses_the_section(tmp_path: Path) -> None:
                 page.show(f"[data-figure={name}]")
                 page.until(f"document.querySelector('[data-figure={name}] .main-svg') !== null")
             assert page.eval("document.documentElement.scrollWidth") <= width
-            wide = page.eval(
-                "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, svg') &&"
-                f" e.getBoundingClientRect().right > {width} + 1).map(e => e.outerHTML.slice(0, 80))"
-            )
-            assert wide == []
+            assert page.sticking_out(width) == []
             color = page.eval("document.querySelector('[data-figure=m-more-1]').data.at(-1).line.color")
             assert color == (plots.DARK_PALETTE if dark else plots.PALETTE)[1]
         tops = page.eval("[...document.querySelectorAll('#measured figure')].map(f => f.offsetTop)")

@@ -180,7 +180,7 @@ def test_sharpness_is_a_mean_over_the_rows_of_a_run(out: Path) -> None:
     for variant in load(out).sections[0].variants[1:]:
         (seeds,) = [t for t in lines if t["name"] == variant.label and "customdata" in t]
         for run in variant.runs:
-            rows = [row for one in run.attention() for head in one["weights"] for row in head]
+            rows = [row for one in run.attention for head in one["weights"] for row in head]
             value = seeds["x"][seeds["customdata"].index(run.seed)]
             assert value == pytest.approx(np.mean([np.exp(entropy_of(row)) for row in rows]))
 

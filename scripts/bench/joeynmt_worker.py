@@ -23,7 +23,7 @@ from joeynmt.training import TrainManager
 from torch import nn
 
 from bench import torch_weights
-from bench.protocol import Answer, serve
+from bench.protocol import Answer, Contestant, serve
 
 ORDER = (3, 0, 1, 2)
 """Where its first four symbols (<unk>, <pad>, <s>, </s>) are among ours."""
@@ -224,18 +224,7 @@ def load(model: Any, weights: Mapping[str, np.ndarray]) -> None:
 KINDS: Mapping[str, Any] = {"train": Training, "decode": Decoding}
 
 
-class JoeyNMT:
-    """What the row's kind asks for."""
-
-    def prepare(self, row: Mapping[str, Any]) -> Answer:
-        self.work = KINDS[row["kind"]](row)
-        return self.work.prepare() | {"version": f"joeynmt {joeynmt.__version__}, torch {torch.__version__}"}
-
-    def run(self, first: int, count: int) -> Answer:
-        return self.work.run(first, count)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     logging.getLogger().setLevel(logging.WARNING)
-    serve(JoeyNMT())
+    serve(Contestant(KINDS, f"joeynmt {joeynmt.__version__}, torch {torch.__version__}"))

@@ -1,6 +1,5 @@
 """The contestant `ours`: this package's own training, search and programs, and the files that peers read."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from attn_jax import cli, evaluation, program, results
 from attn_jax import config as configs
-from attn_jax import evaluation, program, results
 from attn_jax.cells import CELLS
 from attn_jax.config import Config
 from attn_jax.layers import Initializer
@@ -22,7 +21,7 @@ from attn_jax.recurrence import recur
 from attn_jax.reuse import Run, ensemble
 from attn_jax.training import States, Trainer
 from bench import corpora, flops
-from bench.protocol import Answer, serve
+from bench.protocol import Answer, Contestant, serve
 
 PRODUCT = 2048
 """Rows and columns of the matrices whose product shows what the machine can do."""
@@ -225,24 +224,6 @@ KINDS: Mapping[str, Any] = {
 }
 
 
-class Ours:
-    """What the row's kind asks for."""
-
-    def prepare(self, row: Mapping[str, Any]) -> Answer:
-        self.work = KINDS[row["kind"]](row)
-        return self.work.prepare() | {"version": f"jax {jax.__version__}"}
-
-    def run(self, first: int, count: int) -> Answer:
-        return self.work.run(first, count)
-
-
-def keep_programs() -> None:
-    """Compiled programs are kept where the product keeps them."""
-    cache = Path(os.environ.get("ATTN_JAX_CACHE") or "~/.cache/attn_jax/xla").expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
 if __name__ == "__main__":
-    keep_programs()
-    serve(Ours())
+    cli.cache_programs()  # where the product keeps them
+    serve(Contestant(KINDS, f"jax {jax.__version__}"))

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -28,6 +28,25 @@ class Worker(Protocol):
 
     def run(self, first: int, count: int) -> Answer:
         """Does `count` units of work from number `first`; what lies around the work is not in `seconds`."""
+
+
+class Contestant:
+    """Does what the row's kind asks for.
+
+    kinds: kind -> what makes its worker from a row, whose `prepare` needs nothing more. version: of what is measured.
+    """
+
+    def __init__(self, kinds: Mapping[str, Callable[[Mapping[str, Any]], Any]], version: str):
+        self.kinds, self.version = kinds, version
+
+    def prepare(self, row: Mapping[str, Any]) -> Answer:
+        """See `Worker`."""
+        self.work = self.kinds[row["kind"]](row)
+        return self.work.prepare() | {"version": self.version}
+
+    def run(self, first: int, count: int) -> Answer:
+        """See `Worker`."""
+        return self.work.run(first, count)
 
 
 def peak_bytes() -> int:

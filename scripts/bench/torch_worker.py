@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bench import torch_search, torch_weights
 from bench.flops import recurrence
-from bench.protocol import Answer, serve
+from bench.protocol import Answer, Contestant, serve
 from bench.torch_model import Model
 
 BATCH = 64
@@ -169,18 +169,7 @@ class Product:
 KINDS: Mapping[str, Any] = {"train": Training, "decode": Decoding, "recurrent": Recurrence, "peak": Product}
 
 
-class PyTorch:
-    """What the row's kind asks for."""
-
-    def prepare(self, row: Mapping[str, Any]) -> Answer:
-        self.work = KINDS[row["kind"]](row)
-        return self.work.prepare() | {"version": f"torch {torch.__version__}"}
-
-    def run(self, first: int, count: int) -> Answer:
-        return self.work.run(first, count)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
-    serve(PyTorch())
+    serve(Contestant(KINDS, f"torch {torch.__version__}"))
