@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from attn_jax.data.alignments import Gold, Link
-from attn_jax.data.corpus import Pairs, buckets
+from attn_jax.data.buckets import Pairs, buckets
 from attn_jax.data.text import EOS, PAD, TextCodec
 from attn_jax.decoding import one_row
 from attn_jax.errors import UserError, unknown

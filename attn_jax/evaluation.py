@@ -11,7 +11,8 @@ import numpy as np
 
 from attn_jax import metrics
 from attn_jax.config import Config, Decode
-from attn_jax.data.corpus import Corpus, Pairs, buckets, pad
+from attn_jax.data.buckets import Pairs, buckets, pad
+from attn_jax.data.corpus import Corpus
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import Decoded
 from attn_jax.devices import Placement, fetch

@@ -17,7 +17,8 @@ import optax
 
 from attn_jax import config as configs
 from attn_jax.config import Config
-from attn_jax.data.corpus import Bucket, Corpus, buckets, padding_share
+from attn_jax.data.buckets import Bucket, buckets, padding_share
+from attn_jax.data.corpus import Corpus
 from attn_jax.data.plan import Plan
 from attn_jax.data.text import PAD
 from attn_jax.decoder import Decoder

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_jax.config import Decode
-from attn_jax.data.corpus import pad
+from attn_jax.data.buckets import pad
 from attn_jax.data.text import EOS, PAD, UNK, TextCodec
 from attn_jax.decoding import Decoded, one_row
 from attn_jax.errors import UserError

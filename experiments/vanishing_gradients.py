@@ -144,7 +144,7 @@ def by_panel(
     import jax.numpy as jnp
 
     from attn_jax import gradients
-    from attn_jax.data.corpus import pad
+    from attn_jax.data.buckets import pad
     from attn_jax.data.text import PAD
     from attn_jax.reuse import load_run
     from attn_jax.training import Trainer
