@@ -12,6 +12,7 @@ as usual.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.shapes import Array
+
+LONG_SUM, MANY_ROWS = 1024, 128
+"""On CPUs a product of bfloat16 with fewer rows than MANY_ROWS sums at most so many terms at a time."""
 
 
 class _Scope:
@@ -64,18 +68,78 @@ def _einsum(spec: str, a: Array, w: Array, dtype: Any) -> Array:
     """The product with operands rounded to `dtype` (None: as they are) and accumulated in the type of `a`."""
     if dtype is None:
         return jnp.einsum(spec, a, w)
-    return jnp.einsum(spec, a.astype(dtype), w.astype(dtype), preferred_element_type=a.dtype)
+
+    def plain(a: Array, w: Array) -> Array:
+        return jnp.einsum(spec, a.astype(dtype), w.astype(dtype), preferred_element_type=a.dtype)
+
+    on_cpu = functools.partial(_einsum_on_cpu, spec, dtype)
+    return jax.lax.platform_dependent(a, w, cpu=on_cpu, default=plain)
+
+
+def _einsum_on_cpu(spec: str, dtype: Any, a: Array, w: Array) -> Array:
+    """The product of rounded operands in the form in which XLA is fast on CPUs.
+
+    It has fast products of bfloat16 for [rows, summed] x [summed, columns] as they lie in memory, and computes others
+    in float32. Of long sums with few rows it is fast in parts alone.
+    """
+    rounded, precise = (a.astype(dtype), w.astype(dtype)), {"preferred_element_type": a.dtype}
+    a_axes, w_axes, out_axes = _split(spec)
+    rows = "".join(axis for axis in out_axes if axis not in w_axes)
+    columns = "".join(axis for axis in out_axes if axis not in a_axes)
+    summed = "".join(axis for axis in w_axes if axis in a_axes and axis not in out_axes)
+    if not (rows and columns and summed) or len(rows + columns) < len(out_axes):
+        return jnp.einsum(spec, *rounded, **precise)
+    left, right = _ordered(rounded[0], a_axes, rows + summed), _ordered(rounded[1], w_axes, summed + columns)
+    shape = (*left.shape[: len(rows)], *right.shape[len(summed) :])
+    right = right.reshape(math.prod(right.shape[: len(summed)]), -1)
+    left = left.reshape(-1, right.shape[0])
+    cuts = list(range(LONG_SUM, right.shape[0], LONG_SUM)) if left.shape[0] < MANY_ROWS else []
+    parts = zip(jnp.split(left, cuts, axis=1), jnp.split(right, cuts, axis=0), strict=True)
+    product = sum(jnp.dot(*part, **precise) for part in parts)
+    return jnp.einsum(f"{rows}{columns}->{out_axes}", product.reshape(shape))
+
+
+def _ordered(x: Array, axes: str, order: str) -> Array:
+    """`x` with its axes in another order, in memory too.
+
+    A transposition by itself would become part of the product. One that is put together from parts does not, if the
+    compiler does not see how it is used.
+    """
+    if axes == order:
+        return x
+    transposed = jnp.transpose(x, [axes.index(axis) for axis in order])
+    half = transposed.shape[0] // 2
+    return jax.lax.optimization_barrier(jnp.concatenate([transposed[:half], transposed[half:]]))
 
 
 def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     """`einsum(spec, a, w)` of an activation `a` and an operand `w`; in `scan`, with the gradient of `w` after the loop.
 
-    `dtype`: type to which both operands are rounded (`jnp.bfloat16`), or None; the sum is accumulated in the type of
-    `a`.
+    `dtype`: type to which both operands are rounded (`jnp.bfloat16`), also those of the gradients' products, or None;
+    sums are accumulated in the type of `a`.
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)
+    return _einsum(spec, a, w, dtype) if dtype is None else _rounded(spec, dtype, a, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rounded(spec: str, dtype: Any, a: Array, w: Array) -> Array:
     return _einsum(spec, a, w, dtype)
+
+
+def _rounded_forward(spec: str, dtype: Any, a: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _einsum(spec, a, w, dtype), (a, w)
+
+
+def _rounded_backward(spec: str, dtype: Any, operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    a, w = operands
+    a_axes, w_axes, out_axes = _split(spec)
+    d_a = _einsum(f"{out_axes},{w_axes}->{a_axes}", g, w, dtype)
+    return d_a, _einsum(f"{a_axes},{out_axes}->{w_axes}", a, g, dtype)
+
+
+_rounded.defvjp(_rounded_forward, _rounded_backward)
 
 
 def _split(spec: str) -> tuple[str, str, str]:

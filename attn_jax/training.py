@@ -268,7 +268,7 @@ class Trainer:
     def _update(
         self, number: Array, state: States, numbers: PyTree, loss: Array, gradients: Params
     ) -> tuple[States, Steps]:
-        """One run's update; nothing changes if it has stopped, or if a loss, gradient or parameter is not finite."""
+        """One run's update; nothing changes if it has stopped, or if its loss or gradient is not finite."""
         norm = optax.tree.norm(gradients)
         rate = learning_rate(
             self.config.optim,
@@ -280,8 +280,8 @@ class Trainer:
         transform = transformation(self.config.optim, numbers)
         updates, optimizer = transform.update(gradients, state.optimizer, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        whole = jnp.array([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)])
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.all(whole)
+        # The new parameters are not looked at, which would take as long as all that is done to them.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         go = state.active & finite
         params, optimizer = jax.tree.map(
             lambda new, old: jnp.where(go, new, old), (params, optimizer), (state.params, state.optimizer)
