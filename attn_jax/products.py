@@ -82,20 +82,20 @@ def _einsum_on_cpu(spec: str, dtype: Any, a: Array, w: Array) -> Array:
     It has fast products of bfloat16 for [rows, summed] x [summed, columns] as they lie in memory, and computes others
     in float32. Of long sums with few rows it is fast in parts alone.
     """
-    rounded, precise = (a.astype(dtype), w.astype(dtype)), {"preferred_element_type": a.dtype}
+    rounded = a.astype(dtype), w.astype(dtype)
     a_axes, w_axes, out_axes = _split(spec)
     rows = "".join(axis for axis in out_axes if axis not in w_axes)
     columns = "".join(axis for axis in out_axes if axis not in a_axes)
     summed = "".join(axis for axis in w_axes if axis in a_axes and axis not in out_axes)
     if not (rows and columns and summed) or len(rows + columns) < len(out_axes):
-        return jnp.einsum(spec, *rounded, **precise)
+        return jnp.einsum(spec, *rounded, preferred_element_type=a.dtype)
     left, right = _ordered(rounded[0], a_axes, rows + summed), _ordered(rounded[1], w_axes, summed + columns)
     shape = (*left.shape[: len(rows)], *right.shape[len(summed) :])
     right = right.reshape(math.prod(right.shape[: len(summed)]), -1)
     left = left.reshape(-1, right.shape[0])
     cuts = list(range(LONG_SUM, right.shape[0], LONG_SUM)) if left.shape[0] < MANY_ROWS else []
     parts = zip(jnp.split(left, cuts, axis=1), jnp.split(right, cuts, axis=0), strict=True)
-    product = sum(jnp.dot(*part, **precise) for part in parts)
+    product = functools.reduce(jnp.add, (jnp.dot(x, y, preferred_element_type=a.dtype) for x, y in parts))
     return jnp.einsum(f"{rows}{columns}->{out_axes}", product.reshape(shape))
 
 

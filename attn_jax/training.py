@@ -4,6 +4,8 @@ The corpus lies on the device. One call of `Trainer.chunk` does K steps for all 
 every step takes its bucket by an unbatched switch, gathers each run's own examples, and updates each run's parameters.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import functools
 import math
@@ -65,6 +67,7 @@ def batch_loss(
     source: Int[Array, "B S"],
     target: Int[Array, "B T"],
     *,
+    per: str | None = None,
     smoothing: Any = 0.0,
     coverage: Any = None,
     forced: Bool[Array, "B T"] | None = None,
@@ -72,8 +75,9 @@ def batch_loss(
 ) -> tuple[Totals, Float[Array, ""]]:
     """Totals over the target tokens of a batch, and the number of those tokens.
 
-    coverage: weight of `losses.coverage` in the loss, or None. forced: where the true previous symbol is the input of a
-    step; elsewhere it is the model's own likeliest symbol. None: everywhere, which is teacher forcing.
+    per: `token` or `sentence`, for means over their number in place of totals. coverage: weight of `losses.coverage` in
+    the loss, or None. forced: where the true previous symbol is the input of a step; elsewhere it is the model's own
+    likeliest symbol. None: everywhere, which is teacher forcing.
     """
     module = model.bind(params)
     memory = module.encode(source, source != PAD, noise)
@@ -87,12 +91,22 @@ def batch_loss(
     output = module.decoder.output
     kernel, bias = output.weights()
     assert bias is not None  # only other dense layers may lack one
-    real = (target != PAD).astype(features.dtype)
-    flat, weights = features.reshape(-1, features.shape[-1]), real.reshape(-1)
-    totals = cross_entropy(flat, kernel, bias, target.reshape(-1), weights, smoothing, output.dtype)
+    weights = (target != PAD).astype(features.dtype)
+    tokens = weights.sum()
+    if per is not None:
+        # Here, where it is one number a token, and not in the gradients of all parameters.
+        weights = weights / (tokens if per == "token" else target.shape[0])
+    flat = features.reshape(-1, features.shape[-1])
+    totals = cross_entropy(flat, kernel, bias, target.reshape(-1), weights.reshape(-1), smoothing, output.dtype)
     if coverage is not None:
-        totals = totals._replace(loss=totals.loss + coverage * repeated_attention(attention, real))
-    return totals, weights.sum()
+        totals = totals._replace(loss=totals.loss + coverage * repeated_attention(attention, weights))
+    return totals, tokens
+
+
+def _give_memory_back() -> None:
+    """What a compilation needed, hundreds of MB, stays with the C library's allocator, unless glibc is asked for it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def steps_of(config: Config, steps_per_epoch: float) -> int:
@@ -159,13 +173,16 @@ class Trainer:
     def start(self) -> States:
         """The states before the first step. Runs are initialised one after another: QR under vmap is slow on CPU."""
 
-        def one(inputs: tuple[Array, Mapping[str, Array]]) -> tuple[Params, PyTree]:
-            key, numbers = inputs
-            params = self.model.init(jax.random.fold_in(key, 0))
-            return params, transformation(self.config.optim, numbers).init(params)
+        def params_of(key: Array) -> Params:
+            return self.model.init(jax.random.fold_in(key, 0))
 
-        first = self.placement.each_run(lambda inputs: jax.lax.map(one, inputs))
-        params, optimizer = jax.jit(first)((self.keys, self.numbers))
+        def optimizer_of(numbers: Mapping[str, Array], params: Params) -> PyTree:
+            return transformation(self.config.optim, numbers).init(params)
+
+        # One after the other, too: what the former needs besides its results is free before the latter has its own.
+        params = jax.jit(self.placement.each_run(lambda keys: jax.lax.map(params_of, keys)))(self.keys)
+        states = self.placement.each_run(lambda both: jax.vmap(optimizer_of)(*both))
+        optimizer = jax.jit(states)((self.numbers, params))
         runs = len(self.members)
         return States(params, optimizer, *self.placement.place((np.ones(runs, bool), np.full(runs, -1, np.int32))))
 
@@ -182,6 +199,7 @@ class Trainer:
         arguments = self._arguments(states, start, count, length)
         if length not in self._programs:
             self._programs[length] = self._chunk.lower(*arguments).compile()
+            _give_memory_back()
         return self._programs[length], arguments
 
     @property
@@ -200,16 +218,24 @@ class Trainer:
         return max(sizes, default=None)
 
     def _arguments(self, states: States, start: int, count: int, length: int) -> tuple:
-        ids = np.full(length, len(self._data), np.int32)
+        ids = np.zeros(length, np.int32)
         ids[:count] = self.plan.buckets(start, count)
         indices = np.zeros((length, len(self.members), self.config.train.batch_size), np.int32)
         by_seed = {member.seed: self.plan.indices(member.seed, start, count) for member in self.members}
         indices[:count] = np.stack([by_seed[member.seed] for member in self.members], axis=1)
         rows = self.placement.put(indices, None, "run", "data")
-        return states, self._data, self.numbers, self.keys, start, ids, rows
+        return states, self._data, self.numbers, self.keys, start, count, ids, rows
 
     def _run_chunk(
-        self, states: States, data: list[Bucket], numbers: PyTree, keys: Array, start: Array, ids: Array, indices: Array
+        self,
+        states: States,
+        data: list[Bucket],
+        numbers: PyTree,
+        keys: Array,
+        start: Array,
+        count: Array,
+        ids: Array,
+        indices: Array,
     ) -> tuple[States, Steps]:
         def gradients_in(bucket: Bucket, params: Params, step: Array, rows: Array) -> tuple[Array, Params]:
             def one(params: Params, numbers: PyTree, key: Array, rows: Array) -> tuple[Array, Params]:
@@ -222,18 +248,17 @@ class Trainer:
 
         branches = [functools.partial(gradients_in, bucket) for bucket in data]
 
-        def step(states: States, x: tuple[Array, Array, Array]) -> tuple[States, Steps]:
-            number, bucket, rows = x
-            loss, gradients = jax.lax.switch(bucket, branches, states.params, number, rows)
-            return jax.vmap(functools.partial(self._update, number))(states, numbers, loss, gradients)
+        def step(place: Array, done: tuple[States, Steps]) -> tuple[States, Steps]:
+            states, steps = done
+            number = start + place
+            loss, gradients = jax.lax.switch(ids[place], branches, states.params, number, indices[place])
+            states, report = jax.vmap(functools.partial(self._update, number))(states, numbers, loss, gradients)
+            return states, jax.tree.map(lambda all_steps, now: all_steps.at[place].set(now), steps, report)
 
-        def step_or_skip(states: States, x: tuple[Array, Array, Array]) -> tuple[States, Steps]:
-            # Steps past the end of a run have no bucket.
-            zeros = jnp.zeros(len(self.members), self.dtype)
-            return jax.lax.cond(x[1] < len(data), step, lambda s, _: (s, Steps(zeros, zeros, zeros)), states, x)
-
-        numbers_of_steps = start + jnp.arange(ids.shape[0], dtype=jnp.int32)
-        return jax.lax.scan(step_or_skip, states, (numbers_of_steps, ids, indices))
+        # A loop up to a number that is no constant: states are updated where they lie. A scan over all places that
+        # skips those past the end would have them twice.
+        zeros = jnp.zeros((ids.shape[0], len(self.members)), self.dtype)
+        return jax.lax.fori_loop(0, count, step, (states, Steps(zeros, zeros, zeros)))
 
     def _noise(self, numbers: PyTree, key: Array) -> Noise | None:
         rates = {site: numbers[f"dropout.{site}"] for site in DROPOUT_SITES if getattr(self.config.dropout, site)}
@@ -261,9 +286,9 @@ class Trainer:
             "smoothing": numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else 0.0,
             "coverage": numbers["loss.coverage"] if self.config.loss.coverage else None,
         }
-        totals, tokens = batch_loss(self.model, params, source, target, forced=forced, noise=noise, **options)
-        count = tokens if self.config.loss.per == "token" else source.shape[0]
-        return totals.loss / count, totals.nll / tokens
+        per = self.config.loss.per
+        found, tokens = batch_loss(self.model, params, source, target, per=per, forced=forced, noise=noise, **options)
+        return found.loss, found.nll if per == "token" else found.nll * source.shape[0] / tokens
 
     def _update(
         self, number: Array, state: States, numbers: PyTree, loss: Array, gradients: Params
@@ -277,14 +302,11 @@ class Trainer:
             steps_per_epoch=self.plan.steps_per_epoch,
             total_steps=self.total_steps,
         )
-        transform = transformation(self.config.optim, numbers)
-        updates, optimizer = transform.update(gradients, state.optimizer, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         # The new parameters are not looked at, which would take as long as all that is done to them.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         go = state.active & finite
-        params, optimizer = jax.tree.map(
-            lambda new, old: jnp.where(go, new, old), (params, optimizer), (state.params, state.optimizer)
-        )
+        transform = transformation(self.config.optim, numbers)
+        updates, optimizer = transform.update(gradients, state.optimizer, state.params, go=go)
+        params = jax.tree.map(lambda p, u: jnp.where(go, p - rate * u, p), state.params, updates)
         failed = jnp.where(state.active & ~finite, number, state.failed)
         return States(params, optimizer, go, failed), Steps(loss, norm, rate)

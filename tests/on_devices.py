@@ -81,7 +81,7 @@ class Setting:
         ids = np.zeros(EVERY, np.int32)
         states = jax.eval_shape(trainer.start)
         states = self.placement.abstract(states, "run")
-        lowered = trainer._chunk.lower(states, trainer._data, trainer.numbers, trainer.keys, 0, ids, rows)
+        lowered = trainer._chunk.lower(states, trainer._data, trainer.numbers, trainer.keys, 0, EVERY, ids, rows)
         return lowered.compile().cost_analysis()["flops"]
 
     def results(self) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ def test_training_and_search_lower_without_the_device(changes):
     trainer = Trainer(members, corpus)
     states = jax.eval_shape(trainer.start)
     rows = np.zeros((4, len(members), config.train.batch_size), np.int32)
-    chunk = (states, trainer._data, trainer.numbers, trainer.keys, 0, np.zeros(4, np.int32), rows)
+    chunk = (states, trainer._data, trainer.numbers, trainer.keys, 0, 4, np.zeros(4, np.int32), rows)
     evaluator = Evaluator(trainer.model, corpus, max_output=5, seeds=[0, 1])
     # The search of evaluations during training, and the configured one.
     greedily = tiny.changed(config, {"decode": "greedy"}).decode

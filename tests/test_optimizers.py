@@ -37,7 +37,7 @@ def trained(optim: Optim) -> dict[str, np.ndarray]:
         transform = transformation(optim, values)
         state = transform.init(params)
         for gradient in given:
-            updates, state = transform.update(gradient, state, params)
+            updates, state = transform.update(gradient, state, params, go=True)
             params = jax.tree.map(lambda p, u: p - RATE * u, params, updates)
         return params
 
