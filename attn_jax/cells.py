@@ -44,7 +44,8 @@ class Cell(nnx.Module):
         self.kernels = nnx.List([init.matrix((n, width), fan_in=total, fan_out=size) for n in input_sizes])
         self.recurrent = init.recurrent(size, self.gates)
         self.bias = init.bias(width, total)
-        self.size, self.dtype, self.forget_bias = size, dtype, settings.forget_bias
+        self.size, self.dtype = size, dtype
+        self.forget_bias, self.keep_every = settings.forget_bias, settings.keep_every
 
     def project(self, x: Float[Array, "... I"] | OneHot, source: int = 0) -> Float[Array, "... G"]:
         """Input number `source` times its block of W; the bias belongs to input 0."""

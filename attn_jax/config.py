@@ -53,6 +53,9 @@ class Cell:
 
     name: str = _field("lstm", "recurrent cell")
     forget_bias: float = _field(0.0, "added to the LSTM's forget gate before the sigmoid")
+    keep_every: int = _field(
+        0, "keep the states of every so-manieth step for the backward pass and compute the rest again; 0: keep all"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +277,7 @@ class Config:
     input_feeding: str = _field("none", "what else enters the next step")
     readout: str = _field("projection", "what the output projection sees")
     transformer: Transformer = Transformer()
-    precision: Literal["float32", "bfloat16"] = _field(
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = _field(
         "float32", "operands of matrix products; accumulation and parameters stay float32"
     )
     dropout: Dropout = Dropout()

@@ -13,13 +13,19 @@ as usual.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from attn_jax.shapes import Array
+
+PRECISIONS: Mapping[str, Any] = {"float32": None, "tensorfloat32": jax.lax.Precision.HIGH, "bfloat16": jnp.bfloat16}
+"""How the operands of products are rounded, by name: what is called `dtype` below.
+
+`tensorfloat32` is for accelerators: 10 bits of mantissa on a GPU, about 16 on a TPU, float32 on a CPU.
+"""
 
 LONG_SUM, MANY_ROWS = 1024, 128
 """On CPUs a product of bfloat16 with fewer rows than MANY_ROWS sums at most so many terms at a time."""
@@ -64,10 +70,16 @@ def _scoped(scope: _Scope) -> Iterator[_Scope]:
         _scopes.pop()
 
 
+def _rounds(dtype: Any) -> bool:
+    """Whether operands are rounded by us, and not by the product."""
+    return dtype is not None and not isinstance(dtype, jax.lax.Precision)
+
+
 def _einsum(spec: str, a: Array, w: Array, dtype: Any) -> Array:
     """The product with operands rounded to `dtype` (None: as they are) and accumulated in the type of `a`."""
-    if dtype is None:
-        return jnp.einsum(spec, a, w)
+    if not _rounds(dtype):
+        # Without a word of it accelerators take float32 for less than it is.
+        return jnp.einsum(spec, a, w, precision=dtype or jax.lax.Precision.HIGHEST)
 
     def plain(a: Array, w: Array) -> Array:
         return jnp.einsum(spec, a.astype(dtype), w.astype(dtype), preferred_element_type=a.dtype)
@@ -115,12 +127,12 @@ def _ordered(x: Array, axes: str, order: str) -> Array:
 def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     """`einsum(spec, a, w)` of an activation `a` and an operand `w`; in `scan`, with the gradient of `w` after the loop.
 
-    `dtype`: type to which both operands are rounded (`jnp.bfloat16`), also those of the gradients' products, or None;
-    sums are accumulated in the type of `a`.
+    `dtype`: of `PRECISIONS`, to what both operands are rounded, also those of the gradients' products; None: to
+    nothing. Sums are accumulated in the type of `a`.
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)
-    return _einsum(spec, a, w, dtype) if dtype is None else _rounded(spec, dtype, a, w)
+    return _rounded(spec, dtype, a, w) if _rounds(dtype) else _einsum(spec, a, w, dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -170,14 +182,41 @@ _tapped.defvjp(_tapped_forward, _tapped_backward)
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+def scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any, keep_every: int = 0) -> tuple[Any, Any]:
     """`lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)`, differentiated as said above.
 
     operands: pytree of everything that is differentiated and enters every step: weights, keys, values. The body
         multiplies by its leaves with `contract` and must close over no differentiated value.
+    keep_every: if not 0, the backward pass finds the carries of every so-manieth step only, and computes again what
+        lies between (Chen et al. 2016, arXiv 1604.06174): T / n + n carries in place of T steps' intermediate values.
     Returns the last carry and the stacked outputs, as `lax.scan` does.
     """
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    if not 0 < keep_every < steps:
+        return _scan(body, reverse, operands, carry, xs)
+    whole = steps // keep_every * keep_every
+    again = jax.checkpoint(lambda c, x: _scan(body, reverse, operands, c, x), prevent_cse=False)
+
+    def evenly(carry: Any) -> tuple[Any, Any]:
+        parts = jax.tree.map(lambda x: x[:whole].reshape(-1, keep_every, *x.shape[1:]), xs)
+        carry, outputs = jax.lax.scan(again, carry, parts, reverse=reverse)
+        return carry, jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), outputs)
+
+    if whole == steps:
+        return evenly(carry)
+    # What is left over lies at the end, where a reversed scan begins.
+    rest = jax.tree.map(lambda x: x[whole:], xs)
+    if reverse:
+        carry, last = again(carry, rest)
+        carry, first = evenly(carry)
+    else:
+        carry, first = evenly(carry)
+        carry, last = again(carry, rest)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
     return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)
 
 
@@ -226,4 +265,4 @@ def _scan_backward(body: Body, reverse: bool, residuals: Any, g: Any) -> tuple[A
     return jax.tree.unflatten(tree, leaves), d_carry, d_xs
 
 
-scan.defvjp(_scan_forward, _scan_backward)
+_scan.defvjp(_scan_forward, _scan_backward)

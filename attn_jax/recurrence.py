@@ -38,5 +38,5 @@ def recur(
 
     mask_TB1 = None if mask_BT is None else mask_BT.T[:, :, None]
     operands = {"cell": parameters, "dropout": dropout_BH}
-    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (projected_TBG, mask_TB1))
+    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (projected_TBG, mask_TB1), cell.keep_every)
     return outputs_TBH, carry

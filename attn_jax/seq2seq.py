@@ -18,6 +18,7 @@ from attn_jax.encoders import DIRECTIONS, Encoder, memory_size
 from attn_jax.errors import UserError, unknown
 from attn_jax.layers import EMBEDDINGS, Initializer, Noise, input_mask, masked
 from attn_jax.normalizers import NORMALIZERS
+from attn_jax.products import PRECISIONS
 from attn_jax.readouts import READOUTS
 from attn_jax.scores import NONE, SCORES, Memory
 from attn_jax.shapes import Array, Bool, Int, Key, Params
@@ -30,7 +31,7 @@ class Recurrent(Seq2Seq):
 
     def __init__(self, config: Config, source_size: int, target_size: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         init = Initializer(config.init, rngs, dtype)
-        product_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+        product_dtype = PRECISIONS[config.precision]
         kind = EMBEDDINGS[config.embedding.name]
         self.source_embedding = kind(source_size, config.embedding.size, init=init)
         self.encoder = Encoder(self.source_embedding.size, config, init=init, dtype=product_dtype)

@@ -27,7 +27,7 @@ from attn_jax.encoder_decoder import Seq2Seq
 from attn_jax.errors import UserError
 from attn_jax.layers import Dense, Embedding, Initializer, Noise, dropped, layer_norm, project
 from attn_jax.normalizers import Softmax
-from attn_jax.products import contract
+from attn_jax.products import PRECISIONS, contract
 from attn_jax.scores import Memory
 from attn_jax.shapes import Array, Bool, Float, Int
 
@@ -371,7 +371,7 @@ class Transformer(Seq2Seq):
                 f"transformer.size={settings.size} with transformer.heads={settings.heads}: every head has the width "
                 "size / heads, so heads must divide size"
             )
-        product_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+        product_dtype = PRECISIONS[config.precision]
         self.source_embedding = Embedding(source_size, settings.size, init=init)
         self.encoder = Encoder(settings, init=init, dtype=product_dtype)
         self.decoder = Decoder(target_size, settings, init=init, dtype=product_dtype)

@@ -35,6 +35,10 @@ def check(text):
     foreign = {target for target in targets if FOREIGN.fullmatch(target)}
     assert not foreign, f"custom calls of another platform: {foreign}"
     assert not WIDE.search(text), "double precision"
+    unsaid = [
+        line for line in text.splitlines() if re.search(r"dot_general.*f32.*,.*f32.*->", line) and "HIGH" not in line
+    ]
+    assert not unsaid, f"float32 that an accelerator would round: {unsaid[0]}"
 
 
 FEEDING = {"cell": "lstm", "score": "additive", "input_feeding": "attentional", "dropout.recurrent": 0.1}

@@ -77,6 +77,45 @@ def test_outputs_are_those_of_lax_scan_without_differentiation(x64):
     assert_close(products.scan(body, False, operands, carry, xs), plain(body, False, operands, carry, xs))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("keep_every", [1, 2, 4, STEPS])
+def test_what_is_computed_again_is_the_same(x64, reverse, keep_every):
+    """Also where the number of steps is no multiple."""
+    operands, carry, (xs, numbers) = problem()
+    floating, rest = split(operands)
+
+    @functools.partial(reference.jit, static_argnums=0)
+    def both(scan, floating, carry, xs):
+        f = functools.partial(objective, scan, reverse)
+        return jax.value_and_grad(lambda o, c, x: f(o, rest, c, (x, numbers)), (0, 1, 2))(floating, carry, xs)
+
+    assert_close(
+        both(functools.partial(products.scan, keep_every=keep_every), floating, carry, xs),
+        both(plain, floating, carry, xs),
+    )
+
+
+def test_what_is_computed_again_needs_no_memory():
+    w, xs = jnp.ones((SIZE, SIZE)), jnp.ones((400, 64, SIZE))
+
+    def loss(keep_every, w, xs):
+        def step(w, h, x):
+            return jnp.tanh(products.contract("bh,ho->bo", h, w) + x), None
+
+        return jnp.sum(products.scan(step, False, w, xs[0], xs, keep_every)[0])
+
+    def temporary(keep_every):
+        return (
+            jax.jit(jax.grad(functools.partial(loss, keep_every)))
+            .lower(w, xs)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
+
+    assert temporary(20) < temporary(0) / 4
+
+
 def test_under_vmap_gradients_are_those_of_each_run(x64):
     operands, carry, (xs, numbers) = problem()
     floating, rest = split(operands)
