@@ -45,7 +45,7 @@ class Cell(nnx.Module):
         self.recurrent = init.recurrent(size, self.gates)
         self.bias = init.bias(width, total)
         self.size, self.dtype = size, dtype
-        self.forget_bias, self.keep_every = settings.forget_bias, settings.keep_every
+        self.forget_bias, self.keep_every, self.unroll = settings.forget_bias, settings.keep_every, settings.unroll
 
     def project(self, x: Float[Array, "... I"] | OneHot, source: int = 0) -> Float[Array, "... G"]:
         """Input number `source` times its block of W; the bias belongs to input 0."""

@@ -56,6 +56,7 @@ class Cell:
     keep_every: int = _field(
         0, "keep the states of every so-manieth step for the backward pass and compute the rest again; 0: keep all"
     )
+    unroll: int = _field(1, "steps in one turn of a compiled recurrence; more take longer to compile", positive=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -326,6 +326,7 @@ class Decoder(nnx.Module):
             return core(state, x[0], operands["source"], Masks(x[1], operands["recurrent"]))
 
         operands = {"core": parameters, "source": source, "recurrent": masks.recurrent}
-        keep_every = self.core.cells[0].keep_every
-        _, made = products.scan(step, False, operands, state, (projected, masks.layer), keep_every)
+        first = self.core.cells[0]
+        inputs = (projected, masks.layer)
+        _, made = products.scan(step, False, operands, state, inputs, first.keep_every, first.unroll)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), made)

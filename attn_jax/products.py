@@ -182,20 +182,23 @@ _tapped.defvjp(_tapped_forward, _tapped_backward)
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any, keep_every: int = 0) -> tuple[Any, Any]:
+def scan(
+    body: Body, reverse: bool, operands: Any, carry: Any, xs: Any, keep_every: int = 0, unroll: int = 1
+) -> tuple[Any, Any]:
     """`lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)`, differentiated as said above.
 
     operands: pytree of everything that is differentiated and enters every step: weights, keys, values. The body
         multiplies by its leaves with `contract` and must close over no differentiated value.
     keep_every: if not 0, the backward pass finds the carries of every so-manieth step only, and computes again what
         lies between (Chen et al. 2016, arXiv 1604.06174): T / n + n carries in place of T steps' intermediate values.
+    unroll: steps in one turn of the compiled loops, of which a GPU has a cost of its own.
     Returns the last carry and the stacked outputs, as `lax.scan` does.
     """
     steps = jax.tree.leaves(xs)[0].shape[0]
     if not 0 < keep_every < steps:
-        return _scan(body, reverse, operands, carry, xs)
+        return _scan(body, reverse, unroll, operands, carry, xs)
     whole = steps // keep_every * keep_every
-    again = jax.checkpoint(lambda c, x: _scan(body, reverse, operands, c, x), prevent_cse=False)
+    again = jax.checkpoint(lambda c, x: _scan(body, reverse, unroll, operands, c, x), prevent_cse=False)
 
     def evenly(carry: Any) -> tuple[Any, Any]:
         parts = jax.tree.map(lambda x: x[:whole].reshape(-1, keep_every, *x.shape[1:]), xs)
@@ -215,12 +218,12 @@ def scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any, keep_eve
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), first, last)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _scan(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-    return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _scan(body: Body, reverse: bool, unroll: int, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse, unroll=unroll)
 
 
-def _scan_forward(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+def _scan_forward(body: Body, reverse: bool, unroll: int, operands: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
     length = jax.tree.leaves(xs)[0].shape[0]
     with _scoped(_Scope(operands, None)) as seen:
         jax.eval_shape(lambda c, x: body(operands, c, x), carry, jax.tree.map(lambda x: x[0], xs))
@@ -232,7 +235,7 @@ def _scan_forward(body: Body, reverse: bool, operands: Any, carry: Any, xs: Any)
             with _scoped(_Scope(operands, step_taps)):
                 return body(operands, c, x)
 
-        return jax.lax.scan(step, carry, (xs, taps), reverse=reverse)
+        return jax.lax.scan(step, carry, (xs, taps), reverse=reverse, unroll=unroll)
 
     out, pullback = jax.vjp(tapped, operands, carry, xs, taps)
     uses = [(index, spec, dtype) for index, spec, dtype, _, _ in seen.uses]
@@ -253,7 +256,7 @@ class _Static:
         return isinstance(other, _Static) and self.value == other.value
 
 
-def _scan_backward(body: Body, reverse: bool, residuals: Any, g: Any) -> tuple[Any, Any, Any]:
+def _scan_backward(body: Body, reverse: bool, unroll: int, residuals: Any, g: Any) -> tuple[Any, Any, Any]:
     pullback, uses = residuals
     d_operands, d_carry, d_xs, d_taps = pullback(g)
     leaves, tree = jax.tree.flatten(d_operands)

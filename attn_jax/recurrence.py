@@ -38,5 +38,6 @@ def recur(
 
     mask_TB1 = None if mask_BT is None else mask_BT.T[:, :, None]
     operands = {"cell": parameters, "dropout": dropout_BH}
-    carry, outputs_TBH = products.scan(step, reverse, operands, carry, (projected_TBG, mask_TB1), cell.keep_every)
+    inputs = (projected_TBG, mask_TB1)
+    carry, outputs_TBH = products.scan(step, reverse, operands, carry, inputs, cell.keep_every, cell.unroll)
     return outputs_TBH, carry

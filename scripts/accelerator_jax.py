@@ -122,19 +122,20 @@ def _product(case: Case, sizes: Sizes) -> Measured:
 
 
 @contextlib.contextmanager
-def _scans(unroll: int, backward: str) -> Iterator[None]:
-    """While a program is traced: loops unrolled so far, and differentiated so."""
-    scan, own = jax.lax.scan, products.scan
+def _differentiated(backward: str) -> Iterator[None]:
+    """While a program is traced: loops differentiated so."""
+    own = products.scan
 
-    def plain(body: Any, reverse: bool, operands: Any, carry: Any, xs: Any) -> Any:
-        return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse)
+    def plain(
+        body: Any, reverse: bool, operands: Any, carry: Any, xs: Any, keep_every: int = 0, unroll: int = 1
+    ) -> Any:
+        return jax.lax.scan(lambda c, x: body(operands, c, x), carry, xs, reverse=reverse, unroll=unroll)
 
-    jax.lax.scan = functools.partial(scan, unroll=unroll) if unroll > 1 else scan
-    products.scan = plain if backward == "autodiff" else own  # type: ignore[assignment]
+    products.scan = plain if backward == "autodiff" else own
     try:
         yield
     finally:
-        jax.lax.scan, products.scan = scan, own
+        products.scan = own
 
 
 def _layer(case: Case, sizes: Sizes) -> Measured:
@@ -143,7 +144,8 @@ def _layer(case: Case, sizes: Sizes) -> Measured:
 
     def made(key: Any) -> Any:
         init = Initializer(configs.Init(name="uniform"), nnx.Rngs(params=key))
-        return CELLS["lstm"]((size,), size, settings=configs.Cell(), init=init, dtype=_product_type(case))
+        settings = configs.Cell(unroll=case.unroll)
+        return CELLS["lstm"]((size,), size, settings=settings, init=init, dtype=_product_type(case))
 
     graph = nnx.split(nnx.eval_shape(lambda: made(jax.random.key(0))))[0]
     parameters = jax.jit(jax.vmap(lambda key: nnx.split(made(key))[1]))(jax.random.split(jax.random.key(0), case.runs))
@@ -157,7 +159,7 @@ def _layer(case: Case, sizes: Sizes) -> Measured:
         return jnp.sum(states(parameters, inputs) ** 2)
 
     one = states if case.kind == "forward" else jax.grad(loss, (0, 1))
-    with _scans(case.unroll, case.backward):
+    with _differentiated(case.backward):
         return Measured(_compiled(jax.vmap(one), parameters, inputs))
 
 

@@ -78,8 +78,8 @@ def test_outputs_are_those_of_lax_scan_without_differentiation(x64):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("keep_every", [1, 2, 4, STEPS])
-def test_what_is_computed_again_is_the_same(x64, reverse, keep_every):
+@pytest.mark.parametrize(("keep_every", "unroll"), [(1, 1), (2, 1), (4, 3), (STEPS, 1), (0, 2), (0, STEPS)])
+def test_what_is_computed_again_or_unrolled_is_the_same(x64, reverse, keep_every, unroll):
     """Also where the number of steps is no multiple."""
     operands, carry, (xs, numbers) = problem()
     floating, rest = split(operands)
@@ -90,7 +90,7 @@ def test_what_is_computed_again_is_the_same(x64, reverse, keep_every):
         return jax.value_and_grad(lambda o, c, x: f(o, rest, c, (x, numbers)), (0, 1, 2))(floating, carry, xs)
 
     assert_close(
-        both(functools.partial(products.scan, keep_every=keep_every), floating, carry, xs),
+        both(functools.partial(products.scan, keep_every=keep_every, unroll=unroll), floating, carry, xs),
         both(plain, floating, carry, xs),
     )
 
