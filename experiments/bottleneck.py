@@ -21,7 +21,15 @@ MULTI30K = "multi30k/de_en"
 
 SIZES = {
     REVERSE: {"train.epochs": 12, "optim.schedule": "cosine", "train.buckets": 3},
-    MULTI30K: {"embedding.size": 128, "hidden_size": 128, "train.epochs": 5, "train.buckets": 4},
+    MULTI30K: {
+        "embedding.size": 128,
+        "hidden_size": 128,
+        "dropout.embedding": 0.1,
+        "dropout.readout": 0.1,
+        "optim.learning_rate": 0.004,
+        "train.epochs": 5,
+        "train.buckets": 4,
+    },
 }
 
 cli_flags.define({"score": lambda: ["none", *names("scores", "SCORES")]}, dataset=f"{REVERSE},{MULTI30K}")

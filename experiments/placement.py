@@ -17,7 +17,13 @@ from attn_jax import cli, cli_flags, cli_study, config
 from attn_jax.combinators import Sweep, grid, product, without
 from attn_jax.tables import names
 
-SIZES = {"train.epochs": 60, "train.buckets": 2, "train.eval_every": 235}
+SIZES = {
+    "train.epochs": 30,
+    "train.buckets": 2,
+    "train.eval_every": 235,
+    "optim.learning_rate": 0.004,
+    "optim.schedule": "cosine",
+}
 
 AXES = {
     "placement": lambda: config.choices("placement"),
