@@ -22,7 +22,7 @@ def define(
     dataset: str | None = None,
     datasets: Sequence[str] = (),
     seeds: int = 3,
-    runs_per_program: int = 16,
+    runs_per_program: int = 0,
     flag_values: flags.FlagValues = FLAGS,
 ) -> None:
     """Define the flags that every study shares, and one list flag an axis.
@@ -73,8 +73,8 @@ def define(
     flags.DEFINE_integer("tune_seeds", 2, "seeds with which every value of --tune is tried", 1, flag_values=fv)
     text = "print variants, programs and an estimate of the time, and train nothing"
     flags.DEFINE_boolean("dry_run", False, text, flag_values=fv)
-    text = "most runs that are trained together as one program"
-    flags.DEFINE_integer("runs_per_program", runs_per_program, text, 1, flag_values=fv)
+    text = "most runs that are trained together as one program; 0: by their size and the device"
+    flags.DEFINE_integer("runs_per_program", runs_per_program, text, 0, flag_values=fv)
     define_load(fv)
     text = "steps between checkpoints, from which the same command goes on; 0: about once a minute"
     flags.DEFINE_integer("checkpoint_every", 0, text, 0, flag_values=fv)

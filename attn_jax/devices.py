@@ -8,7 +8,9 @@ the whole array, so they do not depend on the mesh. The corpus is on every devic
 """
 
 import dataclasses
+import glob
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -164,3 +166,19 @@ def fetch(tree: PyTree[Any]) -> PyTree[np.ndarray]:
         return np.asarray(leaf)
 
     return jax.tree.map(one, tree)
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, without asking JAX, which would take hold of them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    count = len(glob.glob("/dev/nvidia[0-9]*"))
+    return [str(number) for number in range(count)]
+
+
+def accelerators() -> int:
+    """The GPUs and TPUs that this process may use, without asking JAX."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return 0
+    return len(visible_gpus()) + len(glob.glob("/dev/accel[0-9]*"))

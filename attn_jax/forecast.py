@@ -58,7 +58,7 @@ def of_study(
     seeds: Sequence[int],
     out: str,
     corpora: Corpora,
-    runs_per_program: int = 16,
+    runs_per_program: int = 0,
     mesh: MeshShape | None = None,
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
@@ -76,7 +76,7 @@ def of_tuning(
     seeds: Sequence[int],
     out: str,
     corpora: Corpora,
-    runs_per_program: int = 16,
+    runs_per_program: int = 0,
     mesh: MeshShape | None = None,
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""

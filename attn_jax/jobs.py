@@ -21,6 +21,7 @@ from attn_jax.data.corpus import Corpus, encode
 from attn_jax.data.datasets import fingerprint
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
+from attn_jax.grouping import Together
 from attn_jax.program import Progress
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
@@ -88,13 +89,14 @@ class Corpora:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A program to be run into a directory. members: its runs in their order, by run id."""
+    """A program to be run into a directory. members: its runs in their order, by run id. together: why so many."""
 
     out: str
     members: Mapping[str, Config]
     saving: Saving = SAVING
     mesh: MeshShape | None = None
     log_to: tuple[str, ...] = ()
+    together: Together | None = None
 
     @property
     def program(self) -> str:
@@ -109,6 +111,7 @@ class Job:
             "saving": dataclasses.asdict(self.saving),
             "mesh": self.mesh,
             "log_to": self.log_to,
+            "together": self.together,
         }
 
     @classmethod
@@ -120,6 +123,7 @@ class Job:
             saving=Saving(**value["saving"]),
             mesh=None if value["mesh"] is None else MeshShape(*value["mesh"]),
             log_to=tuple(value["log_to"]),
+            together=None if value["together"] is None else Together(*value["together"]),
         )
 
 
@@ -172,7 +176,7 @@ def perform(job: Job, corpora: Corpora, progress: Progress) -> str:
             with output.alone():
                 if all(map(output.done, ids)):
                     return DONE
-                claim = _claim(output, job.program, ids)
+                claim = _claim(output, job.program, ids, job.together)
             if claim is None:
                 return TAKEN
             stack.enter_context(claim)
@@ -192,7 +196,7 @@ def perform(job: Job, corpora: Corpora, progress: Progress) -> str:
     return DONE
 
 
-def _claim(output: Output, name: str, members: Sequence[str]) -> IO[bytes] | None:
+def _claim(output: Output, name: str, members: Sequence[str], together: Together | None) -> IO[bytes] | None:
     """The lock of a program, which is written down; None if another process has it, or one that lacks the same runs.
 
     To be called while alone: the others' claims are taken and given back one at a time.
@@ -207,7 +211,8 @@ def _claim(output: Output, name: str, members: Sequence[str]) -> IO[bytes] | Non
             claim.close()
     claim = output.claim(name)
     if claim is not None and name not in recorded:
-        storage.write_json(output.program(name) / "program.json", {"members": list(members)})
+        most = {"together": together._asdict()} if together else {}
+        storage.write_json(output.program(name) / "program.json", {"members": list(members)} | most)
     return claim
 
 

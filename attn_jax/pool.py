@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import glob
 import json
 import os
 import queue
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from attn_jax import devices
 from attn_jax.jobs import Job, Setting
 from attn_jax.launch import STOP_SECONDS, Event, memory_share, threads
 
@@ -32,15 +32,6 @@ def device_settings(worker: int, workers: int, gpus: list[str]) -> dict[str, str
     settings = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]}
     together = -(-workers // len(gpus))
     return settings if together == 1 else settings | memory_share(1 / together)
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, without asking JAX, which would take hold of them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    count = len(glob.glob("/dev/nvidia[0-9]*"))
-    return [str(number) for number in range(count)]
 
 
 class _Process:
@@ -117,7 +108,7 @@ class Pool:
 
     def __init__(self, workers: int, setting: Setting, *, spread: bool = False):
         self.slots, self.setting = workers, setting
-        gpus = [] if spread else visible_gpus()
+        gpus = [] if spread else devices.visible_gpus()
         self._settings = [device_settings(worker, workers, gpus) for worker in range(workers)]
         self._processes: list[_Process | None] = [None] * workers
         self._leaving: list[_Process] = []

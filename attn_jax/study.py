@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from attn_jax import config as configs
 from attn_jax import (
     devices,
     extensions,
+    grouping,
     jobs,
     launch,
     processes,
@@ -26,6 +28,7 @@ from attn_jax.config import Config
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
 from attn_jax.evaluation import LOSS_METRICS, max_length
+from attn_jax.grouping import Together
 from attn_jax.jobs import Corpora, Job, Setting, Source
 from attn_jax.launch import Launcher, Ray, Resources
 from attn_jax.metrics import OUTPUT_METRICS
@@ -67,11 +70,20 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How runs are cut into programs: of at most `size` runs, for a mesh; parts: no program has runs of two of them."""
+    """How runs are cut into programs.
 
-    size: int
+    size: runs of a program, at most; 0: as `grouping` says, on so many accelerators. parts: no program has runs of two
+    of them.
+    """
+
+    size: int = 0
     mesh: MeshShape | None = None
     parts: Sequence[Sequence[str]] | None = None
+    accelerators: int = 0
+
+    def together(self, config: Config) -> Together:
+        """The most runs of this structure in a program, and why."""
+        return grouping.together(config, self.accelerators, self.size, self.mesh.run if self.mesh else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +129,7 @@ def run(
     title: str = "",
     command: str = "",
     reference: Sequence[Mapping[str, Any]] = (),
-    runs_per_program: int = 16,
+    runs_per_program: int = 0,
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
     tuning: Sequence[Mapping[str, Any]] = (),
@@ -157,7 +169,7 @@ def run(
         call["data"] = members.fingerprints
     start = _launcher(launcher, corpora, mesh)
     trackers.check(log_to)
-    mine, cut = _part(runs, shard, runs_per_program, mesh)
+    mine, cut = _part(runs, shard, Cut(runs_per_program, mesh, accelerators=_accelerators(launcher)))
 
     def begin() -> None:
         # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
@@ -185,7 +197,8 @@ def run(
     output = Output(out)
 
     def job(members: Sequence[str]) -> Job:
-        return Job(out, {member: runs[member] for member in members}, saving, mesh, tuple(log_to))
+        configured = {member: runs[member] for member in members}
+        return Job(out, configured, saving, mesh, tuple(log_to), cut.together(configured[members[0]]))
 
     if start is None:
         _train_here(mine, corpora, output, cut, job)
@@ -210,11 +223,8 @@ def _launcher(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None
     return Pool(where.jobs, setting, spread=mesh is not None)
 
 
-def _part(
-    runs: Mapping[str, Config], shard: Shard | None, size: int, mesh: MeshShape | None
-) -> tuple[dict[str, Config], Cut]:
+def _part(runs: Mapping[str, Config], shard: Shard | None, cut: Cut) -> tuple[dict[str, Config], Cut]:
     """The runs of a part of the study, and how they are cut: a function of the study, not of what is done."""
-    cut = Cut(size, mesh)
     if shard is None:
         return dict(runs), cut
     programs = list(_plan(runs, {}, set(), cut).values())
@@ -223,7 +233,14 @@ def _part(
         text = f"shard {shard.index} of {shard.count}: {len(parts)} of {len(programs)} program(s)"
         print(f"{text}; {len(programs) - len(parts)} are left to other shards", file=sys.stderr, flush=True)
     mine = {member: runs[member] for part in parts for member in part}
-    return mine, Cut(size, mesh, parts)
+    return mine, dataclasses.replace(cut, parts=parts)
+
+
+def _accelerators(where: Local | Resources) -> int:
+    """Of which a program has so many."""
+    if isinstance(where, Resources):
+        return math.ceil(where.gpus + where.tpus)
+    return devices.accelerators() if where.jobs == 1 else min(1, devices.accelerators())
 
 
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:
@@ -376,7 +393,7 @@ def outlined(runs: Mapping[str, Config], output: Output, size: int) -> dict[str,
     """The programs, by id, that a call would train one after another if no other process were at work."""
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
     begun = {name: members for name, members in output.programs().items() if runs.keys() >= set(members)}
-    return _plan(missing, begun, set(), Cut(size))
+    return _plan(missing, begun, set(), Cut(size, accelerators=devices.accelerators()))
 
 
 def _plan(
@@ -396,7 +413,7 @@ def _plan(
     for part in [list(missing)] if cut.parts is None else cut.parts:
         ids = {missing[run_id]: run_id for run_id in part if run_id in missing and run_id not in taken}
         for group in groups(list(ids)):
-            count = -(-len(group) // cut.size)
+            count = -(-len(group) // cut.together(group[0]).runs)
             for k in range(count):
                 # Parts of nearly equal size.
                 members = [ids[config] for config in group[k * len(group) // count : (k + 1) * len(group) // count]]

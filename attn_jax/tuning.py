@@ -145,7 +145,7 @@ def run(
     title: str = "",
     command: str = "",
     reference: Sequence[Mapping[str, Any]] = (),
-    runs_per_program: int = 16,
+    runs_per_program: int = 0,
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
     launcher: Local | Resources = Local(),  # noqa: B008

@@ -24,10 +24,10 @@ SIZES = {
     MULTI30K: {
         "embedding.size": 128,
         "hidden_size": 128,
-        "dropout.embedding": 0.1,
-        "dropout.readout": 0.1,
-        "optim.learning_rate": 0.004,
-        "train.epochs": 5,
+        "dropout.embedding": 0.2,
+        "dropout.readout": 0.2,
+        "optim.learning_rate": 0.003,
+        "train.epochs": 12,
         "train.buckets": 4,
     },
 }

@@ -18,7 +18,7 @@ ROOMS = """
     products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses gradients metrics decoding beam_search search alignment
-    processes devices optimizers training evaluation checkpoint events trackers
+    processes devices grouping optimizers training evaluation checkpoint events trackers
     provenance storage results curves export selection outcome
     clock progression program jobs
     combinators sweep translator reuse

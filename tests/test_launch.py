@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from attn_jax import interruption, jobs, launch, pool, results, storage
+from attn_jax import devices, interruption, jobs, launch, pool, results, storage
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
@@ -152,9 +152,9 @@ def test_data_without_tests_is_the_same_however_it_was_made(tmp_path):
 
 def test_shares_of_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    assert pool.visible_gpus() == ["3", "5"]
+    assert devices.visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.visible_gpus() == []
+    assert devices.visible_gpus() == []
     assert pool.device_settings(0, 4, []) == {}
     assert pool.device_settings(1, 2, ["3", "5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
     settings = [pool.device_settings(worker, 4, ["3", "5"]) for worker in range(4)]

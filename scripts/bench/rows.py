@@ -182,10 +182,14 @@ def _demo(quick: bool) -> dict[str, Any]:
 
 
 def _programs(quick: bool) -> Iterator[Row]:
-    names = tuple(f"ours x{runs}" for runs in RUNS)
-    names = names[:2] if quick else names
-    compared = tuple(Compared("run_steps/s", name, names[0]) for name in names[1:])
-    yield Row("programs", {"kind": "train", **_demo(quick)}, names, compared, count=2 if quick else 50)
+    """What it gains to train runs together, by their size."""
+    for size, most in (("demo", 32), ("small", 16), ("medium", 8)):
+        names = tuple(f"ours x{runs}" for runs in RUNS if runs <= (2 if quick else most))
+        compared = tuple(Compared("run_steps/s", name, names[0]) for name in names[1:])
+        settings = _demo(quick) if size == "demo" else model(size, "words", True, quick)
+        settings["changes"] = {**settings["changes"], "train.buckets": 1}
+        count = 2 if quick else {"demo": 50, "small": 4, "medium": 2}[size]
+        yield Row(f"programs/{size}", {"kind": "train", **settings}, names, compared, count)
 
 
 def _start(quick: bool) -> Row:

@@ -1,0 +1,49 @@
+"""How many runs train together as one program.
+
+Together, runs share the cost of a step that does not depend on their number, and small products fill a device better.
+Products that fill it anyway gain nothing: then runs together only need more memory, and their results come later.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from attn_jax.config import Config
+
+CPU: Sequence[tuple[int, int]] = ((128, 16), (256, 4))
+"""Width of the model up to which a CPU gains, and the runs beyond which it gains little more. Wider ones: one run.
+
+Measured by `scripts/benchmark --rows=programs/`.
+"""
+
+ACCELERATOR = 16
+"""On each GPU or TPU, which wide models do not fill either. Not measured: `scripts/accelerator` does."""
+
+
+class Together(NamedTuple):
+    """At most so many runs in a program, and why."""
+
+    runs: int
+    why: str
+
+
+def together(config: Config, accelerators: int, asked: int = 0, multiple: int = 1) -> Together:
+    """The choice for the runs of a structure.
+
+    accelerators: number of GPUs or TPUs, 0 on a CPU. asked: a choice of the user's, which counts, unless it is 0.
+    multiple: of which number of runs a program should be, if it can.
+    """
+    if asked:
+        return Together(asked, "as asked for")
+    if accelerators:
+        runs, why = ACCELERATOR * accelerators, f"{accelerators} accelerator(s)"
+    else:
+        width = width_of(config)
+        runs, why = next((runs for most, runs in CPU if width <= most), 1), f"width {width} on a CPU"
+    return Together(max(runs // multiple, 1) * multiple, why)
+
+
+def width_of(config: Config) -> int:
+    """Units of the widest layer, apart from the vocabulary."""
+    if config.model == "transformer":
+        return max(config.transformer.size, config.transformer.feedforward)
+    return max(config.embedding.size, config.encoder.size, config.decoder.size)

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import tiny
+
+from attn_jax import devices, grouping, study
+from attn_jax.grouping import together
+
+
+def width(size: int, **changes):
+    return tiny.config(embedding__size=size, encoder__size=size, decoder__size=size, **changes)
+
+
+@pytest.mark.parametrize(("most", "runs"), grouping.CPU)
+def test_a_cpu_has_fewer_runs_the_wider_they_are(most, runs):
+    assert together(width(most), 0).runs == runs
+    assert together(width(most + 1), 0).runs < runs
+
+
+def test_the_widest_layer_counts():
+    narrow = width(8)
+    for path in ("embedding.size", "encoder.size", "decoder.size"):
+        assert together(tiny.changed(narrow, {path: 4096}), 0).runs == 1
+    assert together(width(4096, model="transformer", transformer__size=8, transformer__feedforward=8), 0).runs > 1
+    assert together(width(8, model="transformer", transformer__size=8, transformer__feedforward=4096), 0).runs == 1
+
+
+def test_what_is_asked_for_counts_and_devices_have_their_parts():
+    assert together(width(4096), 0, asked=7).runs == 7
+    assert together(width(4096), 3).runs == 3 * grouping.ACCELERATOR
+    assert together(width(4096), 0, multiple=4).runs == 4
+    assert together(width(8), 0, multiple=5).runs == 15
+
+
+def test_accelerators_are_counted_without_jax(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert devices.accelerators() == 2
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert devices.accelerators() == 0
+
+
+@pytest.mark.parametrize(("asked", "programs"), [(0, [2, 2, 1]), (3, [3, 2])])
+def test_programs_are_cut_so_and_say_why(tmp_path, monkeypatch, asked, programs):
+    monkeypatch.setattr(grouping, "CPU", ((8, 2),))
+    config = width(8, train__steps=2)
+    study.run(
+        [config],
+        seeds=range(5),
+        out=str(tmp_path),
+        corpora=study.Corpora(lambda name: tiny.dataset()),
+        runs_per_program=asked,
+    )
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("programs/*/program.json")]
+    assert sorted((len(one["members"]) for one in found), reverse=True) == programs
+    why = {"runs": 3, "why": "as asked for"} if asked else {"runs": 2, "why": "width 8 on a CPU"}
+    assert all(one["together"] == why for one in found)
