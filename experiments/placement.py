@@ -18,6 +18,7 @@ from attn_jax.combinators import Sweep, grid, product, without
 from attn_jax.tables import names
 
 SIZES = {
+    "score": "general",
     "train.epochs": 30,
     "train.buckets": 2,
     "train.eval_every": 235,
