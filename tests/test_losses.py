@@ -86,3 +86,13 @@ def test_under_vmap_each_run_has_its_own_smoothing(x64):
     rates = np.array([0.0, 0.1, 0.5])
     runs = jax.vmap(lambda s: cross_entropy(*map(jnp.asarray, arrays.values()), targets, jnp.asarray(weights), s).loss)
     np.testing.assert_allclose(runs(rates), [definition(arrays, targets, weights, s)[0] for s in rates], rtol=1e-9)
+
+
+def test_of_equal_logits_the_first_counts(x64):
+    draw = np.random.default_rng(2)
+    kernel, targets = np.eye(VOCABULARY), draw.integers(0, VOCABULARY, 200)
+    logits = draw.integers(0, 3, (200, VOCABULARY)).astype(float)
+    ones, zeros = np.ones(200), np.zeros(VOCABULARY)
+    correct = reference.jit(cross_entropy)(logits, kernel, zeros, targets, ones).correct
+    assert correct == np.sum(logits.argmax(axis=1) == targets)
+    assert correct < np.sum(logits[np.arange(200), targets] == logits.max(axis=1)), "there are ties"
