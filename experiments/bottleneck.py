@@ -27,7 +27,7 @@ SIZES = {
         "dropout.embedding": 0.2,
         "dropout.readout": 0.2,
         "optim.learning_rate": 0.003,
-        "train.epochs": 8,
+        "train.epochs": 6,
         "train.buckets": 4,
     },
 }

@@ -32,7 +32,7 @@ AXES = {
     "combine": lambda: names("combines", "COMBINES"),
 }
 
-cli_flags.define(AXES, dataset="inflection/2017_turkish_medium", seeds=5)
+cli_flags.define(AXES, dataset="inflection/2017_turkish_medium")
 
 
 def compared(_: str) -> Sweep:
