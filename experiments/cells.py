@@ -10,6 +10,14 @@ differ: the table has both.
 Expected: without attention the plain RNN is far behind, since little of the source survives in its state; attention
 takes most of that away, as in Lake and Baroni (2018) and Britz et al. (2017). Gated cells differ little.
 
+Seen, with exact match on test: on inflection it is so. Without attention there are 1.3 (layer norm) to 10.1 (LSTM);
+with it both GRUs have 74.3, LSTM 70.2, that with layer norm 68.4, and the plain RNN 47.0 [41.5, 52.5]. On sequences to
+be reversed, of 3 to 10 symbols, attention solves the task with every cell (99.4 to 100), and without it the plain RNN
+is best: 95.4 [93.5, 97.3] against 70.6 to 79.5. Its recurrent matrix is orthogonal at first and forgets nothing of so
+few symbols; gates are half open then.
+
+About half an hour on two cores.
+
 --cells and --scores choose parts of the grid; --dataset, --set and --sweep change all variants.
 """
 
