@@ -9,6 +9,14 @@ combined by tanh or a linear map, or added. The page has main effects and intera
 
 Expected: feeding helps `after`, and little where the context enters the cells anyway; the combination hardly matters.
 
+Seen (exact match on test, three seeds; means over the other axes): between the cells 79.96 [79.16, 80.75] is best,
+then before 75.55 [75.41, 75.70] and after 73.16 [72.52, 73.79]. After the cells feeding helps if it is the context
+that is fed (with tanh 77.6 against 75.1), not the attentional vector (73.3), which costs 2 points everywhere. A sum of
+context and state is 5 points worse than tanh and linear, which are equal; it is worst after the cells without feeding,
+63.9. Best of 21 is between, tanh, nothing fed: 81.10 [80.20, 82.00].
+
+A quarter of an hour on two cores.
+
 The data is CoNLL-SIGMORPHON 2017's of 1,000 examples (Cotterell et al. 2017); --dataset takes others. --placements,
 --input_feedings and --combines choose parts of the grid; --set and --sweep change all variants.
 """
