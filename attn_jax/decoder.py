@@ -290,7 +290,7 @@ class Decoder(nnx.Module):
             masks.layer,
             None if readout is None else jnp.swapaxes(readout, 0, 1),
         )
-        return jax.lax.scan(step, (state, inputs[:, 0]), xs)[1].T
+        return jax.lax.scan(step, (state, inputs[:, 0]), xs, unroll=self.core.cells[0].unroll)[1].T
 
     def _masks(self, noise: Noise | None, steps: int, batch: int, dtype: Any) -> Masks:
         def mask(site: str, place: object, *shape: int) -> Array | None:

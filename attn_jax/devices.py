@@ -9,6 +9,7 @@ the whole array, so they do not depend on the mesh. The corpus is on every devic
 
 import dataclasses
 import glob
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -172,13 +173,8 @@ def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, without asking JAX, which would take hold of them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        # As CUDA reads it: what follows a name that is none, such as -1, does not count.
+        names = [name.strip() for name in named.split(",") if name.strip()]
+        return list(itertools.takewhile(lambda name: name != "-1", names))
     count = len(glob.glob("/dev/nvidia[0-9]*"))
     return [str(number) for number in range(count)]
-
-
-def accelerators() -> int:
-    """The GPUs and TPUs that this process may use, without asking JAX."""
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return 0
-    return len(visible_gpus()) + len(glob.glob("/dev/accel[0-9]*"))

@@ -22,12 +22,14 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement
 from attn_jax.errors import UserError
+from attn_jax.launch import Resources
+from attn_jax.pool import Local
 from attn_jax.progression import Schedule
 from attn_jax.report_data import labels
 from attn_jax.results import Output
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
-from attn_jax.study import Corpora, Members, outlined
+from attn_jax.study import Corpora, Cut, Members, outlined
 from attn_jax.training import Trainer, batch_loss, steps_of
 
 TIMED_SECONDS = 1.0
@@ -60,12 +62,13 @@ def of_study(
     corpora: Corpora,
     runs_per_program: int = 0,
     mesh: MeshShape | None = None,
+    launcher: Local | Resources = Local(),  # noqa: B008
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
     if mesh is not None:
         devices.check(mesh)
     members = Members.of(variants, seeds, corpora, mesh)
-    teller = _Teller(_looked_at(out), runs_per_program, mesh)
+    teller = _Teller(_looked_at(out), Cut.of(runs_per_program, mesh, launcher, sharded=False))
     teller.tell(members, corpora)
     teller.conclude()
 
@@ -78,6 +81,7 @@ def of_tuning(
     corpora: Corpora,
     runs_per_program: int = 0,
     mesh: MeshShape | None = None,
+    launcher: Local | Resources = Local(),  # noqa: B008
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""
     tuning.check_seeds(seeds)
@@ -85,7 +89,7 @@ def of_tuning(
         devices.check(mesh)
     Members.of(candidates.tried, seeds, corpora, mesh)
     output = _looked_at(out)
-    teller = _Teller(output, runs_per_program, mesh)
+    teller = _Teller(output, Cut.of(runs_per_program, mesh, launcher, sharded=False))
     hidden = corpora.without_tests()
     seeds_text = f"seeds {candidates.seeds[0]} to {candidates.seeds[-1]}"
     print(f"First, to choose {', '.join(candidates.fields)} on dev ({seeds_text}; test is not read):\n")
@@ -115,8 +119,8 @@ def _looked_at(out: str) -> Output:
 class _Teller:
     """Prints the parts of a forecast. total: seconds of all so far; speeds: of groups, by what matters to speed."""
 
-    def __init__(self, output: Output, size: int, mesh: MeshShape | None):
-        self.output, self.size, self.mesh = output, size, mesh
+    def __init__(self, output: Output, cut: Cut):
+        self.output, self.cut, self.mesh = output, cut, cut.mesh
         self.total, self.timed, self.interpolated = 0.0, 0, 0
         self.speeds = _recorded(output)
 
@@ -139,7 +143,7 @@ class _Teller:
         print(_table("variant", ["parameters", "steps", "runs done", "group"], rows))
         if members.dropped:
             print(f"{members.dropped} combination(s) equal another one and are left out")
-        plan = outlined(members.runs, self.output, self.size)
+        plan = outlined(members.runs, self.output, self.cut)
         done = sum(map(self.output.done, members.runs))
         print(
             f"{len(variants)} variant(s), {len(groups)} group(s), {len(members.runs)} run(s), {done} of them done; "
@@ -251,7 +255,9 @@ def _in_products(jaxpr: Any) -> float:
             contracted = [equation.invars[0].aval.shape[axis] for axis in left]
             total += float(np.prod(equation.outvars[0].aval.shape) * np.prod(contracted))
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += times * sum(map(_in_products, jaxprs_in_params(equation.params)))
+        inside = [_in_products(inner) for inner in jaxprs_in_params(equation.params)]
+        # Of branches one is taken.
+        total += times * (max(inside) if equation.primitive.name == "cond" else sum(inside))
     return total
 
 

@@ -16,7 +16,10 @@ Measured by `scripts/benchmark --rows=programs/`.
 """
 
 ACCELERATOR = 16
-"""On each GPU or TPU, which wide models do not fill either. Not measured: `scripts/accelerator` does."""
+"""On each GPU or TPU that trains different runs; wide models do not fill one either. Not measured."""
+
+SHARDED = 16
+"""Of a study in shards, whose machines may differ and must agree."""
 
 
 class Together(NamedTuple):
@@ -26,11 +29,11 @@ class Together(NamedTuple):
     why: str
 
 
-def together(config: Config, accelerators: int, asked: int = 0, multiple: int = 1) -> Together:
+def together(config: Config, accelerators: int, asked: int = 0, *, multiple: int = 1) -> Together:
     """The choice for the runs of a structure.
 
-    accelerators: number of GPUs or TPUs, 0 on a CPU. asked: a choice of the user's, which counts, unless it is 0.
-    multiple: of which number of runs a program should be, if it can.
+    accelerators: GPUs or TPUs that train different runs of a program, 0 on a CPU. asked: a choice of the user's, which
+    counts, unless it is 0. multiple: of which number of runs a program should be, if it can.
     """
     if asked:
         return Together(asked, "as asked for")

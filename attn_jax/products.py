@@ -30,6 +30,9 @@ PRECISIONS: Mapping[str, Any] = {"float32": None, "tensorfloat32": jax.lax.Preci
 LONG_SUM, MANY_ROWS = 1024, 128
 """On CPUs a product of bfloat16 with fewer rows than MANY_ROWS sums at most so many terms at a time."""
 
+LARGE, TRANSPOSED_IN = 1 << 16, 8
+"""On CPUs a matrix of so many numbers is transposed in memory, in so many blocks, before it is multiplied."""
+
 
 class _Scope:
     """The operands of one scan body while it is traced, and the products in which they were used."""
@@ -99,29 +102,39 @@ def _einsum_on_cpu(spec: str, dtype: Any, a: Array, w: Array) -> Array:
     rows = "".join(axis for axis in out_axes if axis not in w_axes)
     columns = "".join(axis for axis in out_axes if axis not in a_axes)
     summed = "".join(axis for axis in w_axes if axis in a_axes and axis not in out_axes)
-    if not (rows and columns and summed) or len(rows + columns) < len(out_axes):
+    if not (rows and columns and summed) or rows + columns != out_axes:
         return jnp.einsum(spec, *rounded, preferred_element_type=a.dtype)
-    left, right = _ordered(rounded[0], a_axes, rows + summed), _ordered(rounded[1], w_axes, summed + columns)
-    shape = (*left.shape[: len(rows)], *right.shape[len(summed) :])
-    right = right.reshape(math.prod(right.shape[: len(summed)]), -1)
-    left = left.reshape(-1, right.shape[0])
+    left, right = _matrix(rounded[0], a_axes, rows, summed), _matrix(rounded[1], w_axes, summed, columns)
     cuts = list(range(LONG_SUM, right.shape[0], LONG_SUM)) if left.shape[0] < MANY_ROWS else []
     parts = zip(jnp.split(left, cuts, axis=1), jnp.split(right, cuts, axis=0), strict=True)
     product = functools.reduce(jnp.add, (jnp.dot(x, y, preferred_element_type=a.dtype) for x, y in parts))
-    return jnp.einsum(f"{rows}{columns}->{out_axes}", product.reshape(shape))
+    sizes = dict(zip(a_axes + w_axes, a.shape + w.shape, strict=True))
+    return product.reshape([sizes[axis] for axis in out_axes])
 
 
-def _ordered(x: Array, axes: str, order: str) -> Array:
-    """`x` with its axes in another order, in memory too.
+def _matrix(x: Array, axes: str, rows: str, columns: str) -> Array:
+    """`x` as a matrix of these axes."""
+    sizes = dict(zip(axes, x.shape, strict=True))
+    shape = math.prod(sizes[axis] for axis in rows), math.prod(sizes[axis] for axis in columns)
+    if axes == columns + rows and x.size >= LARGE and not _scopes:
+        return _transposed(x.reshape(shape[::-1]))
+    return jnp.transpose(x, [axes.index(axis) for axis in rows + columns]).reshape(shape)
 
-    A transposition by itself would become part of the product. One that is put together from parts does not, if the
-    compiler does not see how it is used.
+
+def _transposed(x: Array) -> Array:
+    """The transpose of a matrix, in memory.
+
+    It is made in a loop: as an operation it would become part of the product, which then is in float32. For a body of
+    `scan` this would be done at each step.
     """
-    if axes == order:
-        return x
-    transposed = jnp.transpose(x, [axes.index(axis) for axis in order])
-    half = transposed.shape[0] // 2
-    return jax.lax.optimization_barrier(jnp.concatenate([transposed[:half], transposed[half:]]))
+    height, width = x.shape
+    size = -(-width // TRANSPOSED_IN)
+
+    def block(number: Array, out: Array) -> Array:
+        start = jnp.minimum(number * size, width - size)
+        return jax.lax.dynamic_update_slice(out, jax.lax.dynamic_slice(x, (0, start), (height, size)).T, (start, 0))
+
+    return jax.lax.fori_loop(0, TRANSPOSED_IN, block, jnp.zeros((width, height), x.dtype))
 
 
 def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
@@ -190,7 +203,8 @@ def scan(
     operands: pytree of everything that is differentiated and enters every step: weights, keys, values. The body
         multiplies by its leaves with `contract` and must close over no differentiated value.
     keep_every: if not 0, the backward pass finds the carries of every so-manieth step only, and computes again what
-        lies between (Chen et al. 2016, arXiv 1604.06174): T / n + n carries in place of T steps' intermediate values.
+        lies between (Chen et al. 2016, arXiv 1604.06174): T / n carries and n steps' intermediate values in place of
+        those of T steps. Gradients of weights are then one product for n steps.
     unroll: steps in one turn of the compiled loops, of which a GPU has a cost of its own.
     Returns the last carry and the stacked outputs, as `lax.scan` does.
     """

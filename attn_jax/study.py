@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from attn_jax import config as configs
 from attn_jax import (
     devices,
@@ -78,12 +80,37 @@ class Cut:
 
     size: int = 0
     mesh: MeshShape | None = None
-    parts: Sequence[Sequence[str]] | None = None
     accelerators: int = 0
+    parts: Sequence[Sequence[str]] | None = None
+
+    @classmethod
+    def of(cls, size: int, mesh: MeshShape | None, where: Local | Resources, *, sharded: bool) -> "Cut":
+        """How a study is cut that is trained there. Raises UserError if the size is negative."""
+        if size < 0:
+            raise UserError(f"runs_per_program={size}: must be at least 0")
+        if sharded and not size:
+            size = grouping.SHARDED
+        return cls(size, mesh, _accelerators(where, mesh))
 
     def together(self, config: Config) -> Together:
         """The most runs of this structure in a program, and why."""
-        return grouping.together(config, self.accelerators, self.size, self.mesh.run if self.mesh else 1)
+        return grouping.together(config, self.accelerators, self.size, multiple=self.unit)
+
+    @property
+    def unit(self) -> int:
+        """Of which number of runs a program should be."""
+        return self.mesh.run if self.mesh else 1
+
+
+def _accelerators(where: Local | Resources, mesh: MeshShape | None) -> int:
+    """The GPUs or TPUs that train different runs of a program."""
+    if isinstance(where, Resources):
+        found = math.ceil(where.gpus + where.tpus)
+    elif where.jobs > 1:
+        found = min(1, len(devices.visible_gpus()))
+    else:
+        found = 0 if jax.default_backend() == "cpu" else jax.device_count()
+    return mesh.run if mesh and found else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +196,7 @@ def run(
         call["data"] = members.fingerprints
     start = _launcher(launcher, corpora, mesh)
     trackers.check(log_to)
-    mine, cut = _part(runs, shard, Cut(runs_per_program, mesh, accelerators=_accelerators(launcher)))
+    mine, cut = _part(runs, shard, Cut.of(runs_per_program, mesh, launcher, sharded=shard is not None))
 
     def begin() -> None:
         # Not before all of the user's choices are known to be sound: a mistake leaves nothing behind.
@@ -234,13 +261,6 @@ def _part(runs: Mapping[str, Config], shard: Shard | None, cut: Cut) -> tuple[di
         print(f"{text}; {len(programs) - len(parts)} are left to other shards", file=sys.stderr, flush=True)
     mine = {member: runs[member] for part in parts for member in part}
     return mine, dataclasses.replace(cut, parts=parts)
-
-
-def _accelerators(where: Local | Resources) -> int:
-    """Of which a program has so many."""
-    if isinstance(where, Resources):
-        return math.ceil(where.gpus + where.tpus)
-    return devices.accelerators() if where.jobs == 1 else min(1, devices.accelerators())
 
 
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:
@@ -389,11 +409,11 @@ def _next(
     return Work(next(iter(plan.values())), len(plan)), 0
 
 
-def outlined(runs: Mapping[str, Config], output: Output, size: int) -> dict[str, list[str]]:
+def outlined(runs: Mapping[str, Config], output: Output, cut: Cut) -> dict[str, list[str]]:
     """The programs, by id, that a call would train one after another if no other process were at work."""
     missing = {run_id: config for run_id, config in runs.items() if not output.done(run_id)}
     begun = {name: members for name, members in output.programs().items() if runs.keys() >= set(members)}
-    return _plan(missing, begun, set(), Cut(size, accelerators=devices.accelerators()))
+    return _plan(missing, begun, set(), cut)
 
 
 def _plan(
@@ -413,9 +433,12 @@ def _plan(
     for part in [list(missing)] if cut.parts is None else cut.parts:
         ids = {missing[run_id]: run_id for run_id in part if run_id in missing and run_id not in taken}
         for group in groups(list(ids)):
-            count = -(-len(group) // cut.together(group[0]).runs)
+            # Parts of nearly equal size, in units where the group has whole ones.
+            unit = cut.unit if len(group) % cut.unit == 0 else 1
+            units, most = len(group) // unit, max(1, cut.together(group[0]).runs // unit)
+            count = -(-units // most)
             for k in range(count):
-                # Parts of nearly equal size.
-                members = [ids[config] for config in group[k * len(group) // count : (k + 1) * len(group) // count]]
+                chosen = group[k * units // count * unit : (k + 1) * units // count * unit]
+                members = [ids[config] for config in chosen]
                 plan[results.program_id(members)] = members
     return plan

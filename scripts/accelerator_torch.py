@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
     """The device and the versions. Raises UnavailableError without CUDA."""
     if not torch.cuda.is_available():
         raise UnavailableError("this PyTorch finds no CUDA device")
-    # As XLA does by default.
+    # As the arms of JAX do.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     return {"platform": "gpu", "device": torch.cuda.get_device_name(), "versions": {"torch": torch.__version__}}

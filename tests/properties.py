@@ -20,14 +20,16 @@ MEMBERS = [
     {"optim.learning_rate": 0.05, "dropout.embedding": 0.3, "loss.label_smoothing": 0.1, "optim.clip_norm": 0.5},
     {"optim.learning_rate": 0.01, "dropout.embedding": 0.1, "loss.label_smoothing": 0.2, "optim.clip_norm": 9.0},
     {"optim.learning_rate": 0.20, "dropout.embedding": 0.5, "loss.label_smoothing": 0.3, "optim.clip_norm": 0.1},
-    {"optim.learning_rate": 1e308, "dropout.embedding": 0.3, "loss.label_smoothing": 0.1, "optim.clip_norm": 0.5},
+    {"optim.learning_rate": 3e302, "dropout.embedding": 0.3, "loss.label_smoothing": 0.1, "optim.clip_norm": 0.5},
 ]
 """Runs that differ in numbers only. The last one overflows."""
 
 
 def members(config: Config, changes: list[dict[str, float]] = MEMBERS) -> list[Config]:
     """The configuration with the numbers of each member, and seeds that are not in order."""
-    common = {"train.steps": STEPS, "dropout.readout": 0.1}
+    # The rate rises, so that the last one overflows when some steps are done.
+    rising = {"optim.schedule": "warmup", "optim.warmup_share": 0.5}
+    common = {"train.steps": STEPS, "dropout.readout": 0.1, **rising}
     return [tiny.changed(config, {**common, **change, "seed": 7 - n}) for n, change in enumerate(changes)]
 
 

@@ -105,6 +105,15 @@ def test_there_are_as_few_buckets_as_padding_allows(limit):
     assert padding_share(buckets(pairs, padding=limit, most=len(found) - 1)) > limit
 
 
+def test_a_bucket_that_moves_takes_no_examples_that_others_need():
+    """(5, 5) moves to (3, 5), which holds the eight (3, 3); without them (5, 3) would have 12."""
+    counts = {(3, 5): 20, (5, 3): 12, (3, 3): 8, (9, 9): 100}
+    pairs = [([4] * s, [4] * t) for (s, t), count in counts.items() for _ in range(count)]
+    found = buckets(pairs, smallest=16, padding=0.01, most=3)
+    assert len(found) == 3
+    assert min(len(bucket.index) for bucket in found) >= 16
+
+
 def test_without_a_limit_padding_ends():
     pairs = random_pairs(60, seed=1, longest=5)
     assert padding_share(buckets(pairs, padding=0.0, most=100)) == 0

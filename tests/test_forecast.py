@@ -134,6 +134,7 @@ def test_multiplications_against_a_count_by_hand():
     assert 2.9 * forward < counted < 3.6 * forward
     twice = forecast.multiplications(tiny.changed(config, {"train.batch_size": 2 * batch}), corpus)
     assert twice == 2 * counted
+    assert forecast.multiplications(tiny.changed(config, {"precision": "bfloat16"}), corpus) == counted
 
 
 def test_a_tuned_study(tmp_path, capsys, programs):

@@ -1,10 +1,18 @@
 import json
 
+import jax
 import pytest
 import tiny
 
-from attn_jax import devices, grouping, study
+from attn_jax import grouping, study
+from attn_jax.devices import MeshShape
+from attn_jax.errors import UserError
 from attn_jax.grouping import together
+from attn_jax.pool import Local
+
+
+def corpora():
+    return study.Corpora(lambda name: tiny.dataset())
 
 
 def width(size: int, **changes):
@@ -32,14 +40,6 @@ def test_what_is_asked_for_counts_and_devices_have_their_parts():
     assert together(width(8), 0, multiple=5).runs == 15
 
 
-def test_accelerators_are_counted_without_jax(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    assert devices.accelerators() == 2
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert devices.accelerators() == 0
-
-
 @pytest.mark.parametrize(("asked", "programs"), [(0, [2, 2, 1]), (3, [3, 2])])
 def test_programs_are_cut_so_and_say_why(tmp_path, monkeypatch, asked, programs):
     monkeypatch.setattr(grouping, "CPU", ((8, 2),))
@@ -48,10 +48,31 @@ def test_programs_are_cut_so_and_say_why(tmp_path, monkeypatch, asked, programs)
         [config],
         seeds=range(5),
         out=str(tmp_path),
-        corpora=study.Corpora(lambda name: tiny.dataset()),
+        corpora=corpora(),
         runs_per_program=asked,
     )
     found = [json.loads(path.read_text()) for path in tmp_path.glob("programs/*/program.json")]
     assert sorted((len(one["members"]) for one in found), reverse=True) == programs
     why = {"runs": 3, "why": "as asked for"} if asked else {"runs": 2, "why": "width 8 on a CPU"}
     assert all(one["together"] == why for one in found)
+
+
+def test_a_negative_number_of_runs_is_refused(tmp_path):
+    with pytest.raises(UserError, match="runs_per_program=-1"):
+        study.run([width(8)], seeds=[0], out=str(tmp_path / "out"), corpora=corpora(), runs_per_program=-1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_programs_are_cut_for_a_mesh():
+    runs = {str(seed): width(8, seed=seed) for seed in range(20)}
+    plan = study._plan(runs, {}, set(), study.Cut(16, MeshShape(run=4)))
+    assert sorted(map(len, plan.values())) == [8, 12]
+    assert sorted(member for members in plan.values() for member in members) == sorted(runs)
+
+
+def test_shards_agree_whatever_their_machines(monkeypatch):
+    here = study.Cut.of(0, None, Local(), sharded=True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = study.Cut.of(0, None, Local(), sharded=True)
+    assert here.together(width(4096)).runs == there.together(width(4096)).runs
+    assert study.Cut.of(0, None, Local(), sharded=False).together(width(4096)).runs > 1

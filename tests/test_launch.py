@@ -155,6 +155,8 @@ def test_shares_of_gpus(monkeypatch):
     assert devices.visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,2")
+    assert devices.visible_gpus() == ["1"]
     assert pool.device_settings(0, 4, []) == {}
     assert pool.device_settings(1, 2, ["3", "5"]) == {"CUDA_VISIBLE_DEVICES": "5"}
     settings = [pool.device_settings(worker, 4, ["3", "5"]) for worker in range(4)]

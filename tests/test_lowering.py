@@ -10,6 +10,7 @@ import pytest
 import tiny
 from jax import export
 
+from attn_jax import products
 from attn_jax.data.corpus import encode
 from attn_jax.evaluation import Evaluator
 from attn_jax.training import Trainer
@@ -84,3 +85,10 @@ def test_the_check_sees_foreign_calls_and_double_precision(x64):
         check(lowered(jax.jit(jnp.sin), "tpu", np.eye(3)))
     with pytest.raises(AssertionError, match="lapack_sgeqrf"):
         check(lowered(jax.jit(jnp.linalg.qr), "cpu", np.eye(3, dtype=np.float32)))
+
+
+@pytest.mark.parametrize(("name", "said"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")])
+def test_float32_says_how_precise_it_is(name, said):
+    a = np.ones((3, 3), np.float32)
+    text = lowered(jax.jit(lambda a: products.contract("ab,bc->ac", a, a, products.PRECISIONS[name])), "cuda", a)
+    assert f"precision = [{said}, {said}]" in text

@@ -217,3 +217,26 @@ def test_bfloat16_gradient_of_a_weight_is_the_product_of_rounded_operands():
     x16, g16 = (np.asarray(jnp.asarray(v).astype(jnp.bfloat16).astype(jnp.float32)) for v in (xs, g))
     assert gradient.dtype == jnp.float32
     np.testing.assert_allclose(gradient, np.einsum("tbi,tbo->io", x16, g16), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "summed", "columns"), [(3, 2500, 5), (200, 1100, 2), (1, 7, 1), (0, 3, 2), (3, 0, 2)])
+@pytest.mark.parametrize("spec", ["ab,bc->ac", "ab,cb->ac", "xab,bc->xac", "ab,bc->ca"])
+def test_bfloat16_in_every_form_with_its_gradients(rows, summed, columns, spec):
+    """Long sums with few rows are made in parts on a CPU, and operands are brought into order."""
+    rng = np.random.default_rng(0)
+    a_shape = (2, rows, summed) if "x" in spec else (rows, summed)
+    a = rng.normal(size=a_shape).astype(np.float32)
+    w = rng.normal(size=(columns, summed) if "cb" in spec else (summed, columns)).astype(np.float32)
+
+    def rounded(x):
+        return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+    out, pullback = jax.vjp(lambda a, w: products.contract(spec, a, w, jnp.bfloat16), jnp.asarray(a), jnp.asarray(w))
+    g = rng.normal(size=out.shape).astype(np.float32)
+    operands, result = spec.split("->")
+    a_axes, w_axes = operands.split(",")
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    close(out, np.einsum(spec, rounded(a), rounded(w)))
+    d_a, d_w = pullback(jnp.asarray(g))
+    close(d_a, np.einsum(f"{result},{w_axes}->{a_axes}", rounded(g), rounded(w)))
+    close(d_w, np.einsum(f"{a_axes},{result}->{w_axes}", rounded(a), rounded(g)), atol=1e-3)

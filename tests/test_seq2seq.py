@@ -284,3 +284,24 @@ def test_hidden_size_is_the_width_of_query_and_memory():
         check(configs.override(config, {"score": "dot", "bridge": "last", "combine": "add"}))
     with pytest.raises(UserError, match="hidden_size=5: must be even"):
         with_hidden_size(configs.override(Config(), {"encoder": "bi"}), 5)
+
+
+@pytest.mark.parametrize("feeding", ["none", "attentional"])
+def test_loops_may_be_unrolled_and_computed_again(feeding):
+    """Equal numbers, and loops that say so: two steps a turn, and segments of three."""
+    plain = Config(cell=configs.Cell("lstm"), input_feeding=feeding)
+    plain = configs.override(with_hidden_size(plain, 6), {"embedding.size": 4, "score": "general"})
+    other = configs.override(plain, {"cell.keep_every": 3, "cell.unroll": 2})
+    source, target = reference.padded(SOURCES), reference.padded(TARGETS)
+
+    def gradient(config):
+        model = build(config, 9, 9)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        params = jax.tree.map(lambda x: jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), shapes)
+        function = jax.grad(lambda p: batch_loss(model, p, source, target)[0].loss)
+        return jax.jit(function)(params), str(jax.make_jaxpr(function)(params))
+
+    (found, loops), (wanted, _) = gradient(other), gradient(plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+    assert "unroll=2" in loops
+    assert loops.count("length=3") >= 4, "segments of encoder and decoder, forwards and backwards"

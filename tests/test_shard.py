@@ -59,7 +59,7 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
         for count in (2, 3, len(whole) + 1):
             found = {}
             for index in range(count):
-                mine, cut = study._part(runs, Shard(index, count), size, None)
+                mine, cut = study._part(runs, Shard(index, count), Cut(size))
                 part = study._plan(mine, {}, set(), cut)
                 assert not found.keys() & part.keys()
                 assert {run_id for members in part.values() for run_id in members} == set(mine)

@@ -309,9 +309,11 @@ def products_of(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
-            if hasattr(inner, "jaxpr"):
-                yield from products_of(inner.jaxpr)
+        inside = [
+            x for x in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")) if hasattr(x, "jaxpr")
+        ]
+        for inner in inside[:1] if equation.primitive.name == "cond" else inside:
+            yield from products_of(inner.jaxpr)
 
 
 def test_bfloat16_rounds_the_operands_of_every_product():

@@ -84,7 +84,8 @@ class _Cover:
         cells, cell_of, self.counts = np.unique(raised, axis=1, return_inverse=True, return_counts=True)
         shapes = np.stack([side.ravel() for side in np.meshgrid(*levels, indexing="ij")])
         holds = (shapes[:, :, None] >= cells[:, None, :]).all(axis=0)
-        self.positions = np.where(holds, shapes.sum(axis=0)[:, None], self.TOO_SMALL).astype(np.float32)
+        # Double precision is exact for all counts: every process must find the same.
+        self.positions = np.where(holds, shapes.sum(axis=0)[:, None], self.TOO_SMALL).astype(np.float64)
         self.cell_of, self.smallest, self.chosen = cell_of.ravel(), smallest, [shapes.shape[1] - 1]
         self.improved = functools.cache(self._improved)
 
@@ -103,22 +104,25 @@ class _Cover:
         chosen, unmoved, place = self.chosen[:count], 0, 0
         while unmoved < count - 1:
             place = place % (count - 1) + 1
-            shape = self._best(chosen[:place] + chosen[place + 1 :])
-            moved = [*chosen[:place], shape, *chosen[place + 1 :]]
-            gains = shape is not None and self._total(moved) < self._total(chosen)
-            chosen, unmoved = (moved, 0) if gains else (chosen, unmoved + 1)
+            rest = chosen[:place] + chosen[place + 1 :]
+            shape = self._best(rest)
+            # Last, where it gets no example that fits another one as well: `_best` did not count those.
+            if shape is not None and self._total([*rest, shape]) < self._total(chosen):
+                chosen, unmoved, place = [*rest, shape], 0, place - 1
+            else:
+                unmoved += 1
         return chosen
 
     def _total(self, chosen: list[int]) -> int:
-        return int(self.positions[chosen].min(axis=0).astype(np.int64) @ self.counts)
+        return int(self.positions[chosen].min(axis=0) @ self.counts)
 
     def _best(self, rest: list[int]) -> int | None:
         """The shape that saves most beside others, if any does; no shape may be left with too few examples."""
-        counts = self.counts.astype(np.float32)
+        counts = self.counts.astype(np.float64)
         now, owner = self.positions[rest].min(axis=0), self.positions[rest].argmin(axis=0)
         saved = np.maximum(now - self.positions, 0) @ counts
         owned = np.where(owner[:, None] == np.arange(len(rest)), counts[:, None], 0)
-        lost = (self.positions < now).astype(np.float32) @ owned
+        lost = (self.positions < now).astype(np.float64) @ owned
         legal = (lost.sum(axis=1) >= self.smallest) & (owned.sum(axis=0) - lost >= self.smallest).all(axis=1)
         best = int(np.where(legal, saved, 0).argmax())
         return best if legal[best] and saved[best] > 0 else None
