@@ -10,6 +10,12 @@ score of products (general) and one of tanh (additive), on Turkish of CoNLL-SIGM
 Expected: sparse attention is as good as softmax or slightly better, as Peters et al. found on inflection; raw scores
 are worse with products, whose size nothing bounds.
 
+Seen (exact match on test, five seeds, means over both scores): softmax 72.98 [71.24, 74.72], 1.5-entmax 72.35 [71.48,
+73.22], sparsemax 71.48 [70.54, 72.42]: as good, not better. Raw scores have 60.67 [58.36, 62.98], and lose more with
+the bounded additive scores (56.9 against 71.6) than with products (64.4 against 74.3), against what was expected.
+
+About ten minutes on two cores.
+
 --normalizers and --scores choose parts of the grid; --dataset, --set and --sweep change all variants.
 """
 
