@@ -9,6 +9,14 @@ study small. The charts to look at are those of quality by source length.
 
 Expected: on both, the two curves lie together for the shortest sources and part as sources grow.
 
+Seen (three seeds): so it is on sequences. All of 3 to 6 symbols are reversed by both; of 11 to 14 symbols about 30 %
+without attention, from 15 on hardly any, and 97 to 100 % with it at all lengths of training (exact match 99.5 against
+28.9). On Multi30k the curves are apart from the shortest captions on: BLEU 29 against 11 at 5 to 8 words, 28 against 8
+at 15 to 31, and 30.15 [27.22, 33.08] against 9.89 [8.33, 11.45] in all; after six epochs a vector of 128 does not hold
+even five words.
+
+A quarter to half an hour on two cores.
+
 --dataset takes other data sets; --scores other scores; --set and --sweep change the configuration of all variants.
 """
 
