@@ -12,7 +12,7 @@ from attn_jax.config import Config
 CPU: Sequence[tuple[int, int]] = ((128, 16), (256, 4))
 """Width of the model up to which a CPU gains, and the runs beyond which it gains little more. Wider ones: one run.
 
-Measured by `scripts/benchmark --rows=programs/`.
+Estimates, which `scripts/benchmark --rows=programs/` puts to the test.
 """
 
 ACCELERATOR = 16
