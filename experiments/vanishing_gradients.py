@@ -18,9 +18,13 @@ plain RNN, whose first matrix is orthogonal (--set=cell.forget_bias=1 and --set=
 connects every pair by a path of one weight whatever their distance (Bahdanau et al. 2015, section 1), spread over the
 source at first: it sets a floor under the curves, which training raises where the answer is.
 
-WHAT WAS SEEN: to be filled in after the run at documented size.
+Seen (three seeds). At initialisation, without attention: gated cells lose 27 % of the gradient a step (1 % is left at
+distance 14, 1e-7 at 50), the plain RNN 8 % (2 % at 50). Attention puts a floor of 0.11 to 0.15 under all three. After
+training gated cells without attention carry what they learnt to keep, 0.3 to 0.5 at 50 (1 % a step), the RNN 0.07;
+exact match is 25.9 (GRU), 31.3 (LSTM) and 36.9 (RNN) all the same: short sequences are right, long ones are not. With
+attention it is 97.8, 99.3 and 99.9; its curves fall to 0.07 in the middle and rise to 0.2 at the far end.
 
-About 15 minutes on two cores. --dataset takes synthetic/reverse and synthetic/copy with options of their own (of copy,
+About ten minutes on two cores. --dataset takes synthetic/reverse and synthetic/copy with options of their own (of copy,
 every answer is S steps away), --cells and --scores other mechanisms, --sentences the number of sentences that gradients
 are averaged over.
 """
