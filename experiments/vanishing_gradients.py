@@ -1,6 +1,6 @@
 """Vanishing gradients: what arrives at a source symbol of the error at an output symbol, by their distance.
 
-    python experiments/vanishing_gradients.py --seeds=3 --out=out/vanishing_gradients
+    python experiments/vanishing_gradients.py --jobs=2 --out=out/vanishing_gradients
 
 Plain RNN, GRU and LSTM, without attention and with additive attention, learn to reverse sequences of up to 30 symbols.
 The encoder reads one way and its last state is the decoder's first, so that without attention there is one path from
