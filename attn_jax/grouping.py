@@ -29,15 +29,20 @@ class Together(NamedTuple):
     why: str
 
 
-def together(config: Config, accelerators: int, asked: int = 0, *, multiple: int = 1) -> Together:
+def together(
+    config: Config, accelerators: int, asked: int = 0, *, sharded: bool = False, multiple: int = 1
+) -> Together:
     """The choice for the runs of a structure.
 
     accelerators: GPUs or TPUs that train different runs of a program, 0 on a CPU. asked: a choice of the user's, which
-    counts, unless it is 0. multiple: of which number of runs a program should be, if it can.
+    counts, unless it is 0. sharded: whether the study is trained in shards. multiple: of which number of runs a program
+    should be, if it can.
     """
     if asked:
         return Together(asked, "as asked for")
-    if accelerators:
+    if sharded:
+        runs, why = SHARDED, "a study in shards"
+    elif accelerators:
         runs, why = ACCELERATOR * accelerators, f"{accelerators} accelerator(s)"
     else:
         width = width_of(config)

@@ -160,8 +160,7 @@ def _rounded_forward(spec: str, dtype: Any, a: Array, w: Array) -> tuple[Array, 
 def _rounded_backward(spec: str, dtype: Any, operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     a, w = operands
     a_axes, w_axes, out_axes = _split(spec)
-    d_a = _einsum(f"{out_axes},{w_axes}->{a_axes}", g, w, dtype)
-    return d_a, _einsum(f"{a_axes},{out_axes}->{w_axes}", a, g, dtype)
+    return _gradient_of_a(spec, dtype, w, g), _einsum(f"{a_axes},{out_axes}->{w_axes}", a, g, dtype)
 
 
 _rounded.defvjp(_rounded_forward, _rounded_backward)
@@ -171,6 +170,11 @@ def _split(spec: str) -> tuple[str, str, str]:
     operands, out = spec.split("->")
     a, w = operands.split(",")
     return a, w, out
+
+
+def _gradient_of_a(spec: str, dtype: Any, w: Array, g: Array) -> Array:
+    a_axes, w_axes, out_axes = _split(spec)
+    return _einsum(f"{out_axes},{w_axes}->{a_axes}", g, w, dtype)
 
 
 # The product inside a differentiated scan. The taps are zeros that the forward pass never reads; their "gradients"
@@ -186,8 +190,7 @@ def _tapped_forward(spec: str, dtype: Any, a: Array, w: Array, tap_a: Array, tap
 
 def _tapped_backward(spec: str, dtype: Any, residuals: Any, g: Array) -> tuple[Array | None, ...]:
     a, w = residuals
-    a_axes, w_axes, out_axes = _split(spec)
-    return _einsum(f"{out_axes},{w_axes}->{a_axes}", g, w, dtype), None, a, g
+    return _gradient_of_a(spec, dtype, w, g), None, a, g
 
 
 _tapped.defvjp(_tapped_forward, _tapped_backward)

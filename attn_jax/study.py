@@ -81,6 +81,7 @@ class Cut:
     size: int = 0
     mesh: MeshShape | None = None
     accelerators: int = 0
+    sharded: bool = False
     parts: Sequence[Sequence[str]] | None = None
 
     @classmethod
@@ -88,13 +89,11 @@ class Cut:
         """How a study is cut that is trained there. Raises UserError if the size is negative."""
         if size < 0:
             raise UserError(f"runs_per_program={size}: must be at least 0")
-        if sharded and not size:
-            size = grouping.SHARDED
-        return cls(size, mesh, _accelerators(where, mesh))
+        return cls(size, mesh, _accelerators(where, mesh), sharded)
 
     def together(self, config: Config) -> Together:
         """The most runs of this structure in a program, and why."""
-        return grouping.together(config, self.accelerators, self.size, multiple=self.unit)
+        return grouping.together(config, self.accelerators, self.size, sharded=self.sharded, multiple=self.unit)
 
     @property
     def unit(self) -> int:

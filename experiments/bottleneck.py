@@ -15,7 +15,7 @@ without attention, from 15 on hardly any, and 97 to 100 % with it at all lengths
 at 15 to 31, and 30.15 [27.22, 33.08] against 9.89 [8.33, 11.45] in all; after six epochs a vector of 128 does not hold
 even five words.
 
-A quarter to half an hour on two cores.
+34 minutes of processor time, on cores shared with other work.
 
 --dataset takes other data sets; --scores other scores; --set and --sweep change the configuration of all variants.
 """

@@ -14,7 +14,7 @@ Seen (exact match on test, five seeds, means over both scores): softmax 72.98 [7
 73.22], sparsemax 71.48 [70.54, 72.42]: as good, not better. Raw scores have 60.67 [58.36, 62.98], and lose more with
 the bounded additive scores (56.9 against 71.6) than with products (64.4 against 74.3), against what was expected.
 
-About ten minutes on two cores.
+16 minutes of processor time.
 
 --normalizers and --scores choose parts of the grid; --dataset, --set and --sweep change all variants.
 """

@@ -24,7 +24,7 @@ training gated cells without attention carry what they learnt to keep, 0.3 to 0.
 exact match is 25.9 (GRU), 31.3 (LSTM) and 36.9 (RNN) all the same: short sequences are right, long ones are not. With
 attention it is 97.8, 99.3 and 99.9; its curves fall to 0.07 in the middle and rise to 0.2 at the far end.
 
-About ten minutes on two cores. --dataset takes synthetic/reverse and synthetic/copy with options of their own (of copy,
+Ten minutes of processor time. --dataset takes synthetic/reverse and synthetic/copy with options of their own (of copy,
 every answer is S steps away), --cells and --scores other mechanisms, --sentences the number of sentences that gradients
 are averaged over.
 """

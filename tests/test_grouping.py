@@ -74,5 +74,6 @@ def test_shards_agree_whatever_their_machines(monkeypatch):
     here = study.Cut.of(0, None, Local(), sharded=True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = study.Cut.of(0, None, Local(), sharded=True)
+    assert here.together(width(4096)) == (grouping.SHARDED, "a study in shards")
     assert here.together(width(4096)).runs == there.together(width(4096)).runs
     assert study.Cut.of(0, None, Local(), sharded=False).together(width(4096)).runs > 1

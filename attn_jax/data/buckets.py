@@ -81,11 +81,11 @@ class _Cover:
     def __init__(self, lengths: Int[np.ndarray, "N 2"], smallest: int):
         levels = [_levels(side) for side in lengths.T]
         raised = np.stack([level[np.searchsorted(level, side)] for level, side in zip(levels, lengths.T, strict=True)])
-        cells, cell_of, self.counts = np.unique(raised, axis=1, return_inverse=True, return_counts=True)
+        cells, cell_of, counts = np.unique(raised, axis=1, return_inverse=True, return_counts=True)
         shapes = np.stack([side.ravel() for side in np.meshgrid(*levels, indexing="ij")])
         holds = (shapes[:, :, None] >= cells[:, None, :]).all(axis=0)
         # Double precision is exact for all counts: every process must find the same.
-        self.positions = np.where(holds, shapes.sum(axis=0)[:, None], self.TOO_SMALL).astype(np.float64)
+        self.positions, self.counts = np.where(holds, shapes.sum(axis=0)[:, None], self.TOO_SMALL), counts.astype(float)
         self.cell_of, self.smallest, self.chosen = cell_of.ravel(), smallest, [shapes.shape[1] - 1]
         self.improved = functools.cache(self._improved)
 
@@ -118,11 +118,10 @@ class _Cover:
 
     def _best(self, rest: list[int]) -> int | None:
         """The shape that saves most beside others, if any does; no shape may be left with too few examples."""
-        counts = self.counts.astype(np.float64)
         now, owner = self.positions[rest].min(axis=0), self.positions[rest].argmin(axis=0)
-        saved = np.maximum(now - self.positions, 0) @ counts
-        owned = np.where(owner[:, None] == np.arange(len(rest)), counts[:, None], 0)
-        lost = (self.positions < now).astype(np.float64) @ owned
+        saved = np.maximum(now - self.positions, 0) @ self.counts
+        owned = np.where(owner[:, None] == np.arange(len(rest)), self.counts[:, None], 0)
+        lost = (self.positions < now).astype(float) @ owned
         legal = (lost.sum(axis=1) >= self.smallest) & (owned.sum(axis=0) - lost >= self.smallest).all(axis=1)
         best = int(np.where(legal, saved, 0).argmax())
         return best if legal[best] and saved[best] > 0 else None
