@@ -5,9 +5,11 @@ optimiser), and that of a greedy search, which is made to go on for all T steps.
 compared are called in turn, one call of each a round, so that whatever else the machine does meets all alike.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +22,7 @@ from attn_jax.data.corpus import Corpus
 from attn_jax.data.datasets import Dataset, Info
 from attn_jax.data.text import EOS, SPECIALS, TextCodec, Vocabulary
 from attn_jax.decoding import Decoded
+from attn_jax.errors import UserError
 from attn_jax.evaluation import searched
 from attn_jax.shapes import Array, Params
 from attn_jax.training import Steps, Trainer
@@ -111,6 +114,24 @@ def tokens(batch: int, source: int, target: int, vocabulary: int, seed: int = 0)
     return Corpus(dataset, codec, codec, {"train": pairs}, 0)
 
 
+def check_mappings(share: float = 0.9) -> None:
+    """Raises UserError when more than that share of the memory mappings is used that Linux allows a process.
+
+    XLA maps every kernel on its own on CPUs, 200 to 1,500 mappings a program, and the process dies where there are no
+    more.
+    """
+    most, now = Path("/proc/sys/vm/max_map_count"), Path("/proc/self/maps")
+    with contextlib.suppress(OSError):  # not Linux
+        allowed = int(most.read_text())
+        with now.open() as lines:
+            used = sum(1 for _ in lines)
+        if used > share * allowed:
+            raise UserError(
+                f"too many programs for one process: they take {used:,} of the {allowed:,} memory mappings that the "
+                "system allows (vm.max_map_count); compare fewer variants or lengths at a time"
+            )
+
+
 class Limits(NamedTuple):
     """The most that a call may take: seconds, and bytes besides its arguments."""
 
@@ -129,10 +150,12 @@ class Grown:
 def grown(programs: Iterable[tuple[int, Program]], limits: Limits) -> Grown:
     """Takes the programs of rising lengths, calling each once, up to the first one that is above a limit.
 
-    That one is left out, and no longer one is made. What would need too much memory is not called.
+    That one is left out, and no longer one is made. What would need too much memory is not called. Raises UserError as
+    `check_mappings` does.
     """
     found = Grown({})
     for length, program in programs:
+        check_mappings()
         if program.bytes > limits.bytes:
             found.ended = f"{length} needs {program.bytes / 1e9:.2g} GB"
             break

@@ -4,10 +4,11 @@ r"""What a model costs as sequences grow: time and memory of training and greedy
 
 Question: how do the seconds and bytes of a training step (batch of 16, loss, gradient and optimiser) and of greedy
 decoding grow with the number of symbols, when source and target grow together, and when the source alone does? Every
-program is called --repetitions times; points are medians, bands quartiles. Each round calls every program of every
-variant and length once, so that a machine that is slow for a while is slow for all. The exponent a of cost = c length^a
-is fitted to the upper half of the lengths, with its 95 % interval. Memory is XLA's plan of temporary buffers and
-outputs: without noise, and without arguments (parameters, optimiser states, tokens).
+program is called --repetitions times; points are medians, bands quartiles. The charts are measured one after the other:
+for each, every round calls the programs of all variants and lengths once, so that a machine that is slow for a while is
+slow for all. The exponent a of cost = c length^a is fitted to the upper half of the lengths, with its 95 % interval.
+Memory is XLA's plan of temporary buffers and outputs: without noise, and without arguments (parameters, optimiser
+states, tokens).
 
 Expected, with S source and T target symbols (Vaswani et al. 2017, table 1; Luong et al. 2015, section 3.2):
 
@@ -35,7 +36,7 @@ were measured at different times cannot be compared.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ from attn_jax.errors import UserError, unknown
 from attn_jax.tables import names
 
 if TYPE_CHECKING:
-    from attn_jax.cost import Grown
+    from attn_jax.cost import Grown, Subject
     from attn_jax.curves import Curves, Table
 
 AXES = {
@@ -97,6 +98,17 @@ class Group(NamedTuple):
         return f"{self.phase}, source {'alone' if self.alone else 'and target'}"
 
 
+PHASES = ("training", "decoding")
+
+
+class Measured(NamedTuple):
+    """What a group's programs showed, by length: seconds of each call, and bytes. ended: as of `cost.Grown`."""
+
+    seconds: dict[int, list[float]]
+    bytes: dict[int, int]
+    ended: str
+
+
 def main() -> None:
     """Measures, and prints the fitted exponents and the path of the page."""
     # Help must not wait for these.
@@ -105,9 +117,8 @@ def main() -> None:
 
     variants = _variants()
     out = Output(cli.FLAGS.out).path
-    found = _compiled(variants)
-    seconds = _timed(found)
-    for one in (_time(found, seconds), _memory(found)):
+    found = _measured(variants)
+    for one in (_time(found), _memory(found)):
         curves.write(out, one, study="Cost by length", command=cli_study.command_line())
     report.build(out)
     print(report.measured_text(out))
@@ -153,56 +164,75 @@ def _variants() -> dict[str, Config]:
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def _compiled(variants: Mapping[str, Config]) -> dict[Group, "Grown"]:
-    """Every program below the limits. Raises UserError if there is none."""
-    from attn_jax.cost import Limits, Subject, grown
+def _measured(variants: Mapping[str, Config]) -> dict[Group, Measured]:
+    """All programs below the limits. Raises UserError if there is none.
 
-    options, found = cli.FLAGS, dict[Group, "Grown"]()
-    limits = Limits(options.most_seconds, options.most_gigabytes * 1e9)
-    for series, variant in variants.items():
-        begun = time.perf_counter()
-        subject = Subject(variant, options.vocabulary)
-        for phase, make in (("training", subject.training), ("decoding", subject.greedy)):
-            for alone in (False, True):
-                group = Group(series, phase, alone)
-                sizes = ((n, options.target_length if alone else n) for n in options.lengths)
-                found[group] = grown(((source, make(source, target)) for source, target in sizes), limits)
-                if ended := found[group].ended:
-                    print(f"{series}: {group.panel}: {ended}: left out with all that is longer")
-        print(f"{series}: compiled in {time.perf_counter() - begun:.0f} s", flush=True)
-    if not any(one.programs for one in found.values()):
+    A chart's programs are gone when the next one's are made: a process can hold some hundred of them (see
+    `cost.check_mappings`).
+    """
+    from attn_jax.cost import Subject
+
+    options, found = cli.FLAGS, dict[Group, Measured]()
+    subjects = {series: Subject(variant, options.vocabulary) for series, variant in variants.items()}
+    for phase in PHASES:
+        for alone in (False, True):
+            compiled = {
+                Group(series, phase, alone): _grown(Group(series, phase, alone), subject)
+                for series, subject in subjects.items()
+            }
+            found |= _timed(compiled)
+    if not any(one.bytes for one in found.values()):
         raise UserError(
-            f"--most_seconds={limits.seconds:g} and --most_gigabytes={options.most_gigabytes:g}: not even sequences of "
-            f"{options.lengths[0]} symbols are below these limits"
+            f"--most_seconds={options.most_seconds:g} and --most_gigabytes={options.most_gigabytes:g}: not even "
+            f"sequences of {options.lengths[0]} symbols are below these limits"
         )
     return found
 
 
-def _timed(found: Mapping[Group, "Grown"]) -> dict[tuple[Group, int], list[float]]:
-    """Seconds of every call of every program."""
+def _grown(group: Group, subject: "Subject") -> "Grown":
+    """The compiled programs of a group."""
+    from attn_jax.cost import Limits, grown
+
+    options, begun = cli.FLAGS, time.perf_counter()
+    limits = Limits(options.most_seconds, options.most_gigabytes * 1e9)
+    make = {"training": subject.training, "decoding": subject.greedy}[group.phase]
+    sizes = ((n, options.target_length if group.alone else n) for n in options.lengths)
+    one = grown(((source, make(source, target)) for source, target in sizes), limits)
+    if one.ended:
+        print(f"{group.series}: {group.panel}: {one.ended}: left out with all that is longer")
+    print(f"{group.panel}: {group.series}: compiled in {time.perf_counter() - begun:.0f} s", flush=True)
+    return one
+
+
+def _timed(compiled: Mapping[Group, "Grown"]) -> dict[Group, Measured]:
+    """Calls of every program in turn, and what they showed."""
     from attn_jax.cost import interleaved
 
-    programs = {(group, n): program for group, one in found.items() for n, program in one.programs.items()}
-    seconds: dict[tuple[Group, int], list[float]] = {key: [] for key in programs}
+    programs = {(group, n): program for group, one in compiled.items() for n, program in one.programs.items()}
+    found = {
+        group: Measured({n: [] for n in one.programs}, {n: p.bytes for n, p in one.programs.items()}, one.ended)
+        for group, one in compiled.items()
+    }
     begun, rounds = time.perf_counter(), cli.FLAGS.repetitions
     for number, spent in enumerate(interleaved(programs, rounds), 1):
-        for key, value in spent.items():
-            seconds[key].append(value)
+        for (group, n), value in spent.items():
+            found[group].seconds[n].append(value)
         print(f"round {number} of {rounds}: {time.perf_counter() - begun:.0f} s", flush=True)
-    return seconds
+    return found
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
 
-def _time(found: Mapping[Group, "Grown"], seconds: Mapping[tuple[Group, int], Sequence[float]]) -> "Curves":
+def _time(found: Mapping[Group, Measured]) -> "Curves":
     from attn_jax.curves import Axis, Curves, Row
 
     rows, medians = [], dict[Group, dict[int, float]]()
-    for (group, n), values in seconds.items():
-        low, middle, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
-        rows.append(Row(group.series, n, middle, low, high, group.panel))
-        medians.setdefault(group, {})[n] = middle
+    for group, one in found.items():
+        for n, values in one.seconds.items():
+            low, middle, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+            rows.append(Row(group.series, n, middle, low, high, group.panel))
+            medians.setdefault(group, {})[n] = middle
     return Curves(
         "cost-time",
         "Seconds by length",
@@ -214,10 +244,10 @@ def _time(found: Mapping[Group, "Grown"], seconds: Mapping[tuple[Group, int], Se
     )
 
 
-def _memory(found: Mapping[Group, "Grown"]) -> "Curves":
+def _memory(found: Mapping[Group, Measured]) -> "Curves":
     from attn_jax.curves import Axis, Curves, Row
 
-    sizes = {group: {n: program.bytes / 1e6 for n, program in one.programs.items()} for group, one in found.items()}
+    sizes = {group: {n: size / 1e6 for n, size in one.bytes.items()} for group, one in found.items()}
     rows = [Row(g.series, n, size, panel=g.panel) for g, by_length in sizes.items() for n, size in by_length.items()]
     return Curves(
         "cost-memory",
@@ -249,7 +279,7 @@ def _exponents(values: Mapping[Group, Mapping[int, float]]) -> "Table":
     return Table(["exponents", *panels], rows)
 
 
-def _note(measured: str, found: Mapping[Group, "Grown"]) -> str:
+def _note(measured: str, found: Mapping[Group, Measured]) -> str:
     """What must be known to read a chart and its table: what was measured, and what was left out."""
     from attn_jax.power_law import upper_half
 

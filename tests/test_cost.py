@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,9 @@ import scipy.stats
 import tiny
 
 from attn_jax import power_law
-from attn_jax.cost import Grown, Limits, Program, Subject, grown, interleaved, tokens
+from attn_jax.cost import Grown, Limits, Program, Subject, check_mappings, grown, interleaved, tokens
 from attn_jax.data.text import EOS, SPECIALS
+from attn_jax.errors import UserError
 from attn_jax.search import search
 from attn_jax.training import Trainer
 
@@ -174,3 +176,13 @@ def test_programs_are_called_in_turn():
     assert "".join(log) == "abcabc"
     assert [[*spent] for spent in rounds] == [["a", "b", "c"]] * 2
     assert all(seconds > 0 for spent in rounds for seconds in spent.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="not Linux")
+def test_a_process_that_runs_out_of_memory_mappings_says_so():
+    check_mappings()
+    used = len(Path("/proc/self/maps").read_text().splitlines())
+    allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+    check_mappings((used + 100) / allowed)
+    with pytest.raises(UserError, match="memory mappings that the system allows"):
+        check_mappings((used - 100) / allowed)
