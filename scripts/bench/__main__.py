@@ -121,6 +121,8 @@ class Bench:
         told["runs"] = next((int(word[1:]) for word in words if re.fullmatch(r"x\d+", word)), 1)
         if "peak" in words:
             told["kind"] = "peak"
+        elif row.kind == "quality" and words[0] in peers.REQUIREMENTS:
+            told["kind"] = "train"  # for its speed
         if words[-1] in SCORES:
             told["changes"] = {**told["changes"], "score": words[-1]}
         return told | more
@@ -131,15 +133,19 @@ class Bench:
         digest = hashlib.sha256(json.dumps([told, row.count], sort_keys=True).encode()).hexdigest()[:12]
         return self.given.out / "exchange" / digest
 
+    def repetitions(self, row: Row) -> int:
+        """Of every contestant."""
+        return 1 if row.once else self.given.repetitions
+
     def export(self, row: Row) -> None:
         """Writes the files that peers read, if there are any."""
-        if row.kind not in ("train", "decode") or not any(
+        if row.kind not in ("train", "quality", "decode") or not any(
             name.split()[0] in peers.REQUIREMENTS for name in row.contestants
         ):
             return
         self.folder(row).mkdir(parents=True, exist_ok=True)
         with self.client(row, OURS) as client:
-            steps = row.count * (self.given.repetitions + 1)
+            steps = row.count * (self.repetitions(row) + 1)
             client.prepare(self.settings(row, OURS, kind="export", steps=steps))
 
     def measure(self, row: Row) -> dict[str, Any]:
@@ -174,7 +180,7 @@ class Bench:
                     client = stack.enter_context(self.client(row, name))
                     facts[name] = client.prepare(self.settings(row, name))
                     live[name], measured[name] = client, []
-            for repetition in range(1, self.given.repetitions + 1):
+            for repetition in range(1, self.repetitions(row) + 1):
                 for name in [name for name in live if name not in absent]:
                     with noted(absent, name):
                         done = live[name].run(repetition * row.count, row.count)
@@ -184,7 +190,7 @@ class Bench:
 
     def _alone(self, row: Row, measured: dict, facts: dict, absent: dict) -> None:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as place:
-            for repetition in range(self.given.repetitions + 1):
+            for repetition in range(self.repetitions(row) + 1):
                 for name in [name for name in row.contestants if name not in absent]:
                     # The first time, which is not counted, fills the caches: the warm one, and that of files.
                     kept = "warm" if "warm" in name.split() else f"{repetition}-{name}"

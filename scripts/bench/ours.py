@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attn_jax import cli, evaluation, program, results
+from attn_jax import cli, evaluation, program, results, storage
 from attn_jax import config as configs
 from attn_jax.cells import CELLS
 from attn_jax.config import Config
@@ -77,6 +77,45 @@ def model_flops(config: Config, vocabulary: int, each: list[tuple[int, int]]) ->
         feeding=config.input_feeding == "attentional",
         bridge=config.bridge,
     )
+
+
+class Quality:
+    """Trains a model from its data on, with an evaluation of dev after each epoch, and tests it in the end."""
+
+    def __init__(self, row: Mapping[str, Any]):
+        self.row = row
+
+    def prepare(self) -> Answer:
+        return {}
+
+    def run(self, first: int, count: int) -> Answer:
+        """Seconds go from before the data are read to the end of training; the test with a beam comes after it.
+
+        curve: epoch, seconds, and greedy BLEU of dev. dev, test: of the parameters that were best on dev.
+        """
+        began = time.perf_counter()
+        config, corpus = corpora.load(self.row)
+        trainer = Trainer([config], corpus)
+        states, limit = trainer.start(), evaluation.max_length(config, corpus)
+        evaluator = evaluation.Evaluator(trainer.model, corpus, max_output=limit)
+        curve: list[tuple[float, float, float]] = []
+        best: dict[str, jax.Array] = {}
+        step, length = 0, 50
+        for epoch in range(1, round(config.train.epochs) + 1):
+            end = min(trainer.total_steps, round(epoch * trainer.plan.steps_per_epoch))
+            while step < end:
+                count = min(length, end - step)
+                states, _ = trainer.chunk(states, step, count, length)
+                step += count
+            (found,) = evaluator(states.params, "dev", greedily=True)
+            if found.metrics["bleu"] > max((bleu for _, _, bleu in curve), default=-1):
+                best = {name: jnp.array(value) for name, value in states.params.items()}
+            curve.append((epoch, time.perf_counter() - began, found.metrics["bleu"]))
+            print(f"epoch {epoch}: {curve[-1][1]:.0f} s, dev BLEU {curve[-1][2]:.2f}", flush=True)
+        seconds = time.perf_counter() - began
+        (tested,) = evaluator(best, "test")
+        dev = max(bleu for _, _, bleu in curve)
+        return {"seconds": seconds, "dev_bleu": dev, "test_bleu": tested.metrics["bleu"], "curve": curve}
 
 
 class Export:
@@ -210,12 +249,16 @@ class Study:
     def run(self, first: int, count: int) -> Answer:
         members = [configs.override(self.config, {"seed": seed}) for seed in range(self.runs)]
         with tempfile.TemporaryDirectory() as folder:
-            program.train(members, self.corpus, results.Output(folder), "program", Silent())
+            output = results.Output(folder)
+            ids = [configs.run_id(member, self.corpus.fingerprint) for member in members]
+            storage.write_json(output.program("program") / "program.json", {"members": ids})
+            program.train(members, self.corpus, output, "program", Silent())
         return {"seconds": 0.0, "runs": self.runs}
 
 
 KINDS: Mapping[str, Any] = {
     "train": Training,
+    "quality": Quality,
     "export": Export,
     "decode": Decoding,
     "recurrent": Recurrence,

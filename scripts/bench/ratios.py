@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
+NOTED_SECONDS, NOTED_RATE = 54 * 60, 1360
+"""joeynmt 2.3.0's nine epochs of row `quality`, on two cores, and the target tokens/s that it had there."""
+
+
 class Spread(NamedTuple):
     """Median, lower and upper quartile."""
 
@@ -37,9 +41,10 @@ def paired(over: Sequence[float], under: Sequence[float]) -> Spread:
 def values(measured: Sequence[Mapping[str, Any]], what: str) -> list[float]:
     """A quantity of every repetition.
 
-    padding: the share of source and target positions that are padding. peak_bytes: of the whole process. A/B: one kind
-    of work by another, s being the seconds (target_tokens/s); other names: as measured. Raises KeyError where nothing
-    tells of it.
+    padding: the share of source and target positions that are padding. peak_bytes: of the whole process.
+    seconds_to_quality: as measured where there is a curve, elsewhere what was noted for joeynmt, scaled by its speed
+    here and then. A/B: one kind of work by another, s being the seconds (target_tokens/s); other names: as measured.
+    Raises KeyError where nothing tells of it.
     """
     if what == "padding":
         return [1 - (one["source_tokens"] + one["target_tokens"]) / one["positions"] for one in measured]
@@ -48,6 +53,11 @@ def values(measured: Sequence[Mapping[str, Any]], what: str) -> list[float]:
     work, slash, by = what.partition("/")
     if not slash:
         return [float(one[what]) for one in measured]
+    if what == "seconds_to_quality":
+        noted = NOTED_SECONDS * NOTED_RATE
+        return [
+            one["seconds"] if "curve" in one else noted * one["seconds"] / one["target_tokens"] for one in measured
+        ]
     units = {"s": "seconds", "run": "runs", "sentence": "sentences"}
     return [one[work] / one[units[by]] for one in measured]
 

@@ -8,7 +8,7 @@ from bench.rows import Compared, Row
 
 UNITS = {"target_tokens/s": "tokens/s", "flops/s": "GFLOP/s", "seconds/run": "s/run", "symbols/sentence": "symbols"}
 SCALES = {"flops/s": 1e-9, "peak_bytes": 2**-20, "padding": 100.0}
-NAMES = {"peak_bytes": "MiB at most", "padding": "% padding", "seconds": "s"}
+NAMES = {"peak_bytes": "MiB at most", "padding": "% padding", "seconds": "s", "seconds_to_quality": "s"}
 
 
 def line(compared: Compared, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
