@@ -30,8 +30,8 @@ PRECISIONS: Mapping[str, Any] = {"float32": None, "tensorfloat32": jax.lax.Preci
 LONG_SUM, MANY_ROWS = 1024, 128
 """On CPUs a product of bfloat16 with fewer rows than MANY_ROWS sums at most so many terms at a time."""
 
-LARGE, TRANSPOSED_IN = 1 << 16, 8
-"""On CPUs a matrix of so many numbers is transposed in memory, in so many blocks, before it is multiplied."""
+LARGE = 1 << 16
+"""On CPUs a matrix of so many numbers is transposed in memory before it is multiplied."""
 
 
 class _Scope:
@@ -121,20 +121,22 @@ def _matrix(x: Array, axes: str, rows: str, columns: str) -> Array:
     return jnp.transpose(x, [axes.index(axis) for axis in rows + columns]).reshape(shape)
 
 
+@jax.custom_batching.custom_vmap
 def _transposed(x: Array) -> Array:
-    """The transpose of a matrix, in memory.
+    """The last two axes exchanged, in memory.
 
-    It is made in a loop: as an operation it would become part of the product, which then is in float32. For a body of
-    `scan` this would be done at each step.
+    XLA makes a transposition that it sees part of the product, which then is in float32. So it stands in a branch that
+    is always taken, of which XLA does not know that.
     """
-    height, width = x.shape
-    size = -(-width // TRANSPOSED_IN)
+    first = jax.lax.bitcast_convert_type(x[(0,) * x.ndim], f"int{8 * x.dtype.itemsize}")
+    nothing = jnp.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
+    return jax.lax.cond((first | 1) != 0, lambda x: jnp.swapaxes(x, -1, -2), lambda _: nothing, x)
 
-    def block(number: Array, out: Array) -> Array:
-        start = jnp.minimum(number * size, width - size)
-        return jax.lax.dynamic_update_slice(out, jax.lax.dynamic_slice(x, (0, start), (height, size)).T, (start, 0))
 
-    return jax.lax.fori_loop(0, TRANSPOSED_IN, block, jnp.zeros((width, height), x.dtype))
+@_transposed.def_vmap
+def _transposed_together(size: int, batched: list[bool], x: Array) -> tuple[Array, bool]:
+    # Under vmap there would be both branches.
+    return _transposed(x), True
 
 
 def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
