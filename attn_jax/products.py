@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from attn_jax.scan_outputs import without_copies
 from attn_jax.shapes import Array
 
 PRECISIONS: Mapping[str, Any] = {"float32": None, "tensorfloat32": jax.lax.Precision.HIGH, "bfloat16": jnp.bfloat16}
@@ -277,7 +278,7 @@ class _Static:
 
 def _scan_backward(body: Body, reverse: bool, unroll: int, residuals: Any, g: Any) -> tuple[Any, Any, Any]:
     pullback, uses = residuals
-    d_operands, d_carry, d_xs, d_taps = pullback(g)
+    d_operands, d_carry, d_xs, d_taps = without_copies(pullback, g)
     leaves, tree = jax.tree.flatten(d_operands)
     floating = [i for i, leaf in enumerate(leaves) if leaf.dtype != jax.dtypes.float0]
     for (index, spec, dtype), (a, d_out) in zip(uses.value, d_taps, strict=True):

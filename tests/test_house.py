@@ -15,7 +15,7 @@ PACKAGE = ROOT / "attn_jax"
 # A package is one room: its files may import each other. `__init__` is the public face of all.
 ROOMS = """
     errors interruption extensions registry tables shapes config
-    products layers scores normalizers windows attention cells recurrence
+    scan_outputs products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses gradients metrics decoding beam_search search alignment
     processes devices grouping optimizers training evaluation checkpoint events trackers

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-
 NOTED_SECONDS, NOTED_RATE = 54 * 60, 1360
 """joeynmt 2.3.0's nine epochs of row `quality`, on two cores, and the target tokens/s that it had there."""
 
@@ -55,9 +54,7 @@ def values(measured: Sequence[Mapping[str, Any]], what: str) -> list[float]:
         return [float(one[what]) for one in measured]
     if what == "seconds_to_quality":
         noted = NOTED_SECONDS * NOTED_RATE
-        return [
-            one["seconds"] if "curve" in one else noted * one["seconds"] / one["target_tokens"] for one in measured
-        ]
+        return [one["seconds"] if "curve" in one else noted * one["seconds"] / one["target_tokens"] for one in measured]
     units = {"s": "seconds", "run": "runs", "sentence": "sentences"}
     return [one[work] / one[units[by]] for one in measured]
 
