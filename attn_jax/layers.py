@@ -117,10 +117,31 @@ class Tied(Dense):
         return self.table[...].T, None if self.bias is None else self.bias[...]
 
 
+@jax.custom_vjp
+def rows_of(table: Float[Array, "V E"], ids: Int[Array, "..."]) -> Float[Array, "... E"]:
+    """The rows of a table."""
+    return jnp.take(table, ids, axis=0)
+
+
+def _rows_forward(table: Array, ids: Array) -> tuple[Array, tuple[Array, Array]]:
+    return rows_of(table, ids), (ids, jnp.zeros_like(table, shape=(table.shape[0], 0)))
+
+
+def _rows_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, None]:
+    ids, like = residuals
+    # Of plain zeros XLA makes one array for all tables of a shape, and copies it for each.
+    zero = jnp.minimum(ids.reshape(-1)[0], 0).astype(g.dtype)
+    zeros = jnp.full((like.shape[0], g.shape[-1]), zero)
+    return zeros.at[ids.reshape(-1)].add(g.reshape(-1, g.shape[-1])), None
+
+
+rows_of.defvjp(_rows_forward, _rows_backward)
+
+
 def project(x: Float[Array, "... I"] | OneHot, kernel: Float[Array, "I O"], dtype: Any = None) -> Float[Array, "... O"]:
     """X W over the last axis of x; of one-hot vectors the rows of W, unrounded whatever the `dtype`."""
     if isinstance(x, OneHot):
-        return jnp.take(kernel, x.ids, axis=0) * x.value
+        return rows_of(kernel, x.ids) * x.value
     axes = "abc"[: x.ndim - 1]
     return contract(f"{axes}i,io->{axes}o", x, kernel, dtype)
 
@@ -150,7 +171,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Int[Array, "..."]) -> Any:
         """The vector of each symbol, [..., E], or a `OneHot` that stands for them."""
-        return jnp.take(self.table[...], ids, axis=0)
+        return rows_of(self.table[...], ids)
 
 
 @EMBEDDINGS.register
