@@ -43,6 +43,7 @@ def compare(
     dataset: Callable[[str], str] = str,
     reference: Sequence[Mapping[str, Any]] = (),
     check: "Callable[[Config], None] | None" = None,
+    left_out: "Callable[[Config], bool] | None" = None,
 ) -> Path | None:
     """Trains what is missing of a study, prints its table and the path of its page; with `--dry_run` what it would do.
 
@@ -53,6 +54,8 @@ def compare(
       dataset: a name of `--dataset` -> the full name of the data set.
       reference: published figures, see `study.run`.
       check: raises UserError on a variant that the experiment cannot use.
+      left_out: true of combinations that the experiment leaves out, whichever of their fields flags say. Where nothing
+        else is left they stay, and are refused for what is wrong with them.
 
     Returns:
       The folder of the study; None if nothing was trained, or if this is one of the shards of the study.
@@ -67,16 +70,20 @@ def compare(
     chosen = cli_choices.choices(cli_choices.sweeps())
     found = corpora()
 
+    def combinations(name: str) -> Sweep:
+        free = combinators.omitting(own(name), taken)
+        everything = [{**mine, **choice} for mine in free for choice in chosen]
+        if left_out is None:
+            return everything
+        configured = sweep.variants(found.dataset(dataset(name)), changes, everything)
+        kept = [choice for choice, one in zip(everything, configured, strict=True) if not left_out(one)]
+        return kept or everything
+
     def variants(tried: Mapping[str, Any]) -> "list[Config]":
         described = [
             variant
             for name in given.dataset
-            for free in [combinators.omitting(own(name), taken)]
-            for variant in sweep.variants(
-                found.dataset(dataset(name)),
-                {**changes, **tried},
-                [{**mine, **choice} for mine in free for choice in chosen],
-            )
+            for variant in sweep.variants(found.dataset(dataset(name)), {**changes, **tried}, combinations(name))
         ]
         if check is not None:
             for variant in described:

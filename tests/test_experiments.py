@@ -230,12 +230,30 @@ def test_questions_of_the_literature(tmp_path, manual_dir):
     assert [variant[:2] for variant in variants] == expected * 2
     variants, _ = plan(tmp_path, "placement.py", data)
     assert len(variants) == 9 + 6 + 6, "where the context enters the cells it is not fed again"
-    variants, _ = plan(tmp_path, "placement.py", data, "--set=input_feeding=none", "--placements=before,between")
-    assert len(variants) == 6
+    for count, *flags in (
+        (12, "--placements=before,between"),
+        (15, "--placements=after,before"),
+        (12, "--input_feedings=none,context"),
+        (3, "--set=input_feeding=context"),
+        (4, "--sweep=placement=before,after", "--combines=tanh,add", "--set=input_feeding=none"),
+    ):
+        variants, _ = plan(tmp_path, "placement.py", data, *flags)
+        assert len(variants) == count, flags
     variants, _ = plan(tmp_path, "normalizers.py", data, "--scores=dot")
     assert [variant[0] for variant in variants] == ["dot"] * len(NORMALIZERS)
     variants, _ = plan(tmp_path, "sigmorphon_2020_g2p.py", data, "--dataset=kor", "--hidden_size=32", "--seeds=1")
     assert len(variants) == 8 * len(SCORES)
+
+
+def test_parts_of_a_grid_with_corners_left_out(tmp_path):
+    flags = (COPY, "--hidden_size=4", "--seeds=1", "--out=out", "--dry_run")
+    process = call(tmp_path, "placement.py", *flags, "--placements=before,between", "--combines=tanh")
+    assert process.returncode == 0, process.stderr
+    assert "4 variant(s), 4 group(s), 4 run(s), 0 of them done" in process.stdout
+    # What is asked for by name, and nothing else, is refused by name.
+    process = call(tmp_path, "placement.py", *flags, "--placements=before", "--set=input_feeding=context")
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert process.stderr.startswith("placement: placement=before with input_feeding=context: ")
 
 
 REVERSE = "--dataset=synthetic/reverse?vocabulary=5&max_length=5&test_max_length=11&examples=40&test_examples=6"
