@@ -190,9 +190,9 @@ def run(
         )
     if processes.decided(lambda: list(runs)) != list(runs):
         raise UserError(f"process {processes.index()}: its data or its flags are not those of process 0")
-    call = {"titles": [title], "commands": [command], "reference": list(reference), "tuning": list(tuning)}
-    if runs.keys() - results.tried(tuning):
-        call["data"] = members.fingerprints
+    call: dict[str, Any] = {"titles": [title], "commands": [command]}
+    call |= {"reference": list(reference), "tuning": list(tuning)}
+    call["data"] = members.fingerprints if runs.keys() - results.tried(tuning) else {}
     start = _launcher(launcher, corpora, mesh)
     trackers.check(log_to)
     mine, cut = _part(runs, shard, Cut.of(runs_per_program, mesh, launcher, sharded=shard is not None))
@@ -202,6 +202,11 @@ def run(
         output = Output(out)
         with output.alone():
             _write_study(output, list(runs), call)
+            # Here, not with the runs: their directories may come from elsewhere, and this is not in them.
+            for name, fingerprint in call["data"].items():
+                dataset = corpora.dataset(name)
+                targets = (example.target for example in dataset.splits["train"])
+                output.keep_words(dataset.info.name, fingerprint, targets)
         finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
         _tell_reused(finished, len(runs))
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny
 
-from attn_jax import cli_flags, jobs, study
+from attn_jax import cli_flags, jobs, report_data, study
 from attn_jax.errors import UserError
 from attn_jax.study import Cut, Local, Resources, Shard
 
@@ -21,7 +21,12 @@ def run(out, shard=None):
 def contents(out):
     return {
         path.relative_to(out): path.read_bytes()
-        for path in [out / "results.csv", *out.glob("runs/*/metrics.jsonl"), *out.glob("runs/*/predictions.*")]
+        for path in [
+            out / "results.csv",
+            *out.glob("data/*.json"),
+            *out.glob("runs/*/metrics.jsonl"),
+            *out.glob("runs/*/predictions.*"),
+        ]
     }
 
 
@@ -42,8 +47,12 @@ def test_shards_on_file_systems_of_their_own_make_the_whole(tmp_path, monkeypatc
     run(tmp_path / "merged")
     assert "have no result" not in capsys.readouterr().err
     whole = contents(tmp_path / "whole")
-    assert len(whole) == 1 + 4 * 3
+    assert len(whole) == 2 + 4 * 3
     assert contents(tmp_path / "merged") == whole
+    # What the chart of quality by word frequency is made of.
+    found, expected = (report_data.load(tmp_path / name).target_words for name in ("merged", "whole"))
+    assert found == expected
+    assert list(found) == [tiny.dataset().fingerprint]
 
 
 def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path):
