@@ -98,6 +98,7 @@ def compare(
         "runs_per_program": given.runs_per_program,
         "mesh": cli_flags.mesh(),
         "launcher": cli_flags.launching(),
+        "log_to": given.log_to,
     }
     if given.shard is not None:
         for other in (name for name in ("tune", "dry_run") if given[name].value):
@@ -110,7 +111,6 @@ def compare(
         "command": command_line(),
         "reference": reference,
         "saving": study.Saving(given.checkpoint_every, given.keep),
-        "log_to": given.log_to,
     }
     if tuned:
         path = tuning.run(described, **options)

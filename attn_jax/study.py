@@ -193,7 +193,7 @@ def run(
     call: dict[str, Any] = {"titles": [title], "commands": [command]}
     call |= {"reference": list(reference), "tuning": list(tuning)}
     call["data"] = members.fingerprints if runs.keys() - results.tried(tuning) else {}
-    start = _launcher(launcher, corpora, mesh)
+    start = launching(launcher, corpora, mesh)
     trackers.check(log_to)
     mine, cut = _part(runs, shard, Cut.of(runs_per_program, mesh, launcher, sharded=shard is not None))
 
@@ -242,7 +242,7 @@ def run(
     return output.path / "report.html"
 
 
-def _launcher(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
+def launching(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
     """What runs programs in other processes; None: this process does. Raises UserError if it cannot be used here."""
     if where == Local():
         return None
