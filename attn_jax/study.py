@@ -262,9 +262,21 @@ def _part(runs: Mapping[str, Config], shard: Shard | None, cut: Cut) -> tuple[di
     parts = shard.of(programs)
     if processes.leads():
         text = f"shard {shard.index} of {shard.count}: {len(parts)} of {len(programs)} program(s)"
-        print(f"{text}; {len(programs) - len(parts)} are left to other shards", file=sys.stderr, flush=True)
+        text += f"; {len(programs) - len(parts)} are left to other shards"
+        if len(programs) < shard.count:
+            hint = _spread(runs, cut, programs, shard.count)
+            text += f"; {shard.count - len(programs)} shard(s) have nothing to do: {hint}"
+        print(text, file=sys.stderr, flush=True)
     mine = {member: runs[member] for part in parts for member in part}
     return mine, dataclasses.replace(cut, parts=parts)
+
+
+def _spread(runs: Mapping[str, Config], cut: Cut, programs: Sequence[list[str]], count: int) -> str:
+    """What to do for every one of so many shards to have a program, of which there are fewer."""
+    for size in range(max(map(len, programs)) - 1, 0, -1):
+        if len(_plan(runs, {}, set(), dataclasses.replace(cut, size=size))) >= count:
+            return f"--runs_per_program={size} gives every shard work"
+    return f"there are no more than {len(runs)} runs, of which each shard needs one"
 
 
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:

@@ -83,6 +83,32 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
             assert found == whole
 
 
+@pytest.mark.parametrize(
+    ("cells", "seeds", "count", "hint"),
+    [
+        (["rnn"], 10, 8, "7 shard(s) have nothing to do: --runs_per_program=1 gives every shard work"),
+        (["rnn", "gru"], 6, 5, "3 shard(s) have nothing to do: --runs_per_program=2 gives every shard work"),
+        (["rnn"], 3, 4, "3 shard(s) have nothing to do: there are no more than 3 runs, of which each shard needs one"),
+        (["rnn", "gru"], 6, 2, ""),
+    ],
+)
+def test_shards_without_work_are_told_what_gives_them_some(capsys, cells, seeds, count, hint):
+    runs = {
+        f"{variant.cell.name}-{seed}": tiny.changed(variant, {"seed": seed})
+        for variant in tiny.combined(BASE, {"cell": cells})
+        for seed in range(seeds)
+    }
+    study._part(runs, Shard(0, count), Cut())
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.endswith(f"are left to other shards{'; ' if hint else ''}{hint}\n")
+    found = re.search(r"--runs_per_program=(\d+)", hint)
+    for index in range(count if found else 0):
+        mine, _ = study._part(runs, Shard(index, count), Cut(int(found[1])))
+        assert mine
+        assert "nothing to do" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "0/0", "a/b", "0/2/3", "/2", "1/"])
 def test_what_is_no_part(text):
     with pytest.raises(UserError, match=re.escape(f"--shard={text}: expected i/n, with i from 0 to n - 1")):
