@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -313,6 +314,11 @@ def test_help(tmp_path, script):
     others = {"cost.py": ("--out", "--lengths", "--scores", "--load")}
     for flag in study if script in STUDIES else others.get(script, ("--run",)):
         assert flag in process.stdout
+    if script in STUDIES:
+        questions = (ROOT / "README.md").read_text("utf-8").split("## Questions")[1].split("\n|")[0]
+        told = re.findall(r"`(--\w+)`", questions)
+        assert {"--set", "--sweep", "--tune"} <= {*told}
+        assert all(f"  {flag}" in process.stdout for flag in told)
     if script == "compare_scores.py":
         (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores=A,B")]
         following = process.stdout.split(line)[1].split("--")[0]
