@@ -100,10 +100,9 @@ def compare(
         "launcher": cli_flags.launching(),
         "log_to": given.log_to,
     }
-    if given.shard is not None:
-        for other in (name for name in ("tune", "dry_run") if given[name].value):
-            raise UserError(f"--shard={given.shard} and --{other}: give one of them, which are for all of the programs")
     if given.dry_run:
+        if given.shard is not None:
+            raise UserError(f"--shard={given.shard} and --dry_run: give one of them; a forecast is of all programs")
         (forecast.of_tuning if tuned else forecast.of_study)(described, **options)
         return None
     options |= {
@@ -111,13 +110,10 @@ def compare(
         "command": command_line(),
         "reference": reference,
         "saving": study.Saving(given.checkpoint_every, given.keep),
+        "shard": None if given.shard is None else study.Shard.parse(given.shard),
     }
-    if tuned:
-        path = tuning.run(described, **options)
-    else:
-        shard = None if given.shard is None else study.Shard.parse(given.shard)
-        path = study.run(described, shard=shard, **options)
-    if not path.exists():  # a part of the study that has no program
+    path = (tuning.run if tuned else study.run)(described, **options)
+    if not path.exists():  # a part of the study that has no program, or tries others than those it reports
         return None
     print(report.table_text(path.parent))
     print(path)

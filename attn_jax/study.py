@@ -215,7 +215,7 @@ def run(
             # A call that began after this one may have left out runs that had no result yet.
             _write_study(output, list(runs), {})
             lacking = sum(not output.done(run_id) for run_id in runs)
-            if lacking:
+            if lacking and runs.keys() - results.tried(tuning):
                 print(
                     f"{lacking} of {len(runs)} runs have no result yet: the table and the page are of the others",
                     file=sys.stderr,

@@ -306,6 +306,26 @@ def test_vanishing_gradients_refuses_what_has_no_distance(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_a_shard_that_tries_values_leaves_the_choice_to_a_second_call(tmp_path):
+    flags = (COPY, "--scores=dot", "--hidden_size=4", "--steps=2", "--seeds=1", "--out=out", "--shard=0/2")
+    process = call(
+        tmp_path,
+        "compare_scores.py",
+        *flags,
+        *("--tune=optim.learning_rate=0.1,0.2", "--tune_seeds=1", "--runs_per_program=1"),
+    )
+    assert (process.returncode, process.stdout) == (0, "")
+    assert process.stderr.endswith(
+        "1 of 2 runs that are tried have no result yet and are left to other shards; when all have one, the same "
+        "command trains what is chosen\n"
+    )
+    process = call(tmp_path, "compare_scores.py", *flags, "--dry_run")
+    assert process.returncode == 2
+    assert process.stderr == (
+        "compare_scores: --shard=0/2 and --dry_run: give one of them; a forecast is of all programs\n"
+    )
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")
