@@ -43,6 +43,7 @@ def compare(
     dataset: Callable[[str], str] = str,
     reference: Sequence[Mapping[str, Any]] = (),
     check: "Callable[[Config], None] | None" = None,
+    left_out: "Callable[[Config], bool] | None" = None,
 ) -> Path | None:
     """Trains what is missing of a study, prints its table and the path of its page; with `--dry_run` what it would do.
 
@@ -53,6 +54,8 @@ def compare(
       dataset: a name of `--dataset` -> the full name of the data set.
       reference: published figures, see `study.run`.
       check: raises UserError on a variant that the experiment cannot use.
+      left_out: true of combinations that the experiment leaves out, whichever of their fields flags say. Where nothing
+        else is left they stay, and are refused for what is wrong with them.
 
     Returns:
       The folder of the study; None if nothing was trained, or if this is one of the shards of the study.
@@ -67,16 +70,20 @@ def compare(
     chosen = cli_choices.choices(cli_choices.sweeps())
     found = corpora()
 
+    def combinations(name: str) -> Sweep:
+        free = combinators.omitting(own(name), taken)
+        everything = [{**mine, **choice} for mine in free for choice in chosen]
+        if left_out is None:
+            return everything
+        configured = sweep.variants(found.dataset(dataset(name)), changes, everything)
+        kept = [choice for choice, one in zip(everything, configured, strict=True) if not left_out(one)]
+        return kept or everything
+
     def variants(tried: Mapping[str, Any]) -> "list[Config]":
         described = [
             variant
             for name in given.dataset
-            for free in [combinators.omitting(own(name), taken)]
-            for variant in sweep.variants(
-                found.dataset(dataset(name)),
-                {**changes, **tried},
-                [{**mine, **choice} for mine in free for choice in chosen],
-            )
+            for variant in sweep.variants(found.dataset(dataset(name)), {**changes, **tried}, combinations(name))
         ]
         if check is not None:
             for variant in described:
@@ -91,11 +98,11 @@ def compare(
         "runs_per_program": given.runs_per_program,
         "mesh": cli_flags.mesh(),
         "launcher": cli_flags.launching(),
+        "log_to": given.log_to,
     }
-    if given.shard is not None:
-        for other in (name for name in ("tune", "dry_run") if given[name].value):
-            raise UserError(f"--shard={given.shard} and --{other}: give one of them, which are for all of the programs")
     if given.dry_run:
+        if given.shard is not None:
+            raise UserError(f"--shard={given.shard} and --dry_run: give one of them; a forecast is of all programs")
         (forecast.of_tuning if tuned else forecast.of_study)(described, **options)
         return None
     options |= {
@@ -103,14 +110,10 @@ def compare(
         "command": command_line(),
         "reference": reference,
         "saving": study.Saving(given.checkpoint_every, given.keep),
-        "log_to": given.log_to,
+        "shard": None if given.shard is None else study.Shard.parse(given.shard),
     }
-    if tuned:
-        path = tuning.run(described, **options)
-    else:
-        shard = None if given.shard is None else study.Shard.parse(given.shard)
-        path = study.run(described, shard=shard, **options)
-    if not path.exists():  # a part of the study that has no program
+    path = (tuning.run if tuned else study.run)(described, **options)
+    if not path.exists():  # a part of the study that has no program, or tries others than those it reports
         return None
     print(report.table_text(path.parent))
     print(path)

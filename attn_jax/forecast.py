@@ -3,21 +3,26 @@
 Nothing is written to the output directory. The speed of a group comes from what the directory has of it (timing.json).
 Of the other groups the one with the fewest and the one with the most multiplications are timed for a few real steps,
 whose compilation the study itself then finds in the cache of compiled programs; between them speed is interpolated.
+
+Programs that train at a time share the cores and slow each other down by nothing else: so many of them take as long as
+the places that they are handed out to, and no less than all of their work takes on all cores.
 """
 
 import dataclasses
+import heapq
 import io
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from attn_jax import config as configs
-from attn_jax import devices, results, storage, tuning
+from attn_jax import devices, launch, results, storage, trackers, tuning
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement
@@ -29,7 +34,7 @@ from attn_jax.report_data import labels
 from attn_jax.results import Output
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
-from attn_jax.study import Corpora, Cut, Members, outlined
+from attn_jax.study import Corpora, Cut, Members, launching, outlined
 from attn_jax.training import Trainer, batch_loss, steps_of
 
 TIMED_SECONDS = 1.0
@@ -47,11 +52,53 @@ _INDIFFERENT = ("train.steps", "train.epochs", "train.eval_every", "train.select
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Seconds of a step for each run of a program, and of compiling it; cached: it will be found compiled."""
+    """Seconds of a step for each run of a program, and of compiling it.
+
+    cached: it will be found compiled. cores: that it keeps busy, on average.
+    """
 
     seconds: float
     compile: float
     cached: bool = False
+    cores: float = 1.0
+
+
+class Room(NamedTuple):
+    """How many programs train at a time, on how many cores, and that in words."""
+
+    slots: int
+    cores: int
+    told: str
+
+    @classmethod
+    def of(cls, where: Local | Resources, mesh: MeshShape | None = None) -> "Room":
+        """What there is for programs that are trained there."""
+        cores, gpus = len(launch.cores()) or os.cpu_count() or 1, len(devices.visible_gpus())
+        alone = cls(1, cores, "one program after another")
+        if isinstance(where, Local):
+            if gpus and where.jobs > 1:
+                # Programs that share a device take turns.
+                slots = 1 if mesh else min(where.jobs, gpus)
+                return cls(slots, cores, f"{slots} program(s) at a time, one on each of the GPUs")
+            slots = where.jobs
+        elif launch.ray_address(where) != launch.LOCAL_RAY:
+            return alone._replace(
+                told="one program after another; Ray trains as many at a time as the cluster has room for"
+            )
+        else:
+            has = ((cores, where.cpus), (gpus, math.ceil(where.gpus)))  # on parts of a GPU they take turns, too
+            slots = max(1, min((int(count / each) for count, each in has if each), default=1))
+        if slots == 1:
+            return alone
+        return cls(slots, cores, f"{slots} programs at a time on {cores} core(s)")
+
+    def seconds(self, programs: Iterable[tuple[float, float]]) -> float:
+        """How long programs take, of each its seconds alone and the cores that it keeps busy, in their order."""
+        free, work = [0.0] * self.slots, 0.0
+        for seconds, cores in programs:
+            heapq.heapreplace(free, free[0] + seconds)
+            work += seconds * min(cores, self.cores)
+        return max(*free, work / self.cores)
 
 
 def of_study(
@@ -63,12 +110,15 @@ def of_study(
     runs_per_program: int = 0,
     mesh: MeshShape | None = None,
     launcher: Local | Resources = Local(),  # noqa: B008
+    log_to: Sequence[str] = (),
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
     if mesh is not None:
         devices.check(mesh)
     members = Members.of(variants, seeds, corpora, mesh)
-    teller = _Teller(_looked_at(out), Cut.of(runs_per_program, mesh, launcher, sharded=False))
+    launching(launcher, corpora, mesh)
+    trackers.check(log_to)
+    teller = _Teller(_looked_at(out), Cut.of(runs_per_program, mesh, launcher, sharded=False), launcher)
     teller.tell(members, corpora)
     teller.conclude()
 
@@ -82,14 +132,17 @@ def of_tuning(
     runs_per_program: int = 0,
     mesh: MeshShape | None = None,
     launcher: Local | Resources = Local(),  # noqa: B008
+    log_to: Sequence[str] = (),
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""
     tuning.check_seeds(seeds)
     if mesh is not None:
         devices.check(mesh)
     Members.of(candidates.tried, seeds, corpora, mesh)
+    launching(launcher, corpora, mesh)
+    trackers.check(log_to)
     output = _looked_at(out)
-    teller = _Teller(output, Cut.of(runs_per_program, mesh, launcher, sharded=False))
+    teller = _Teller(output, Cut.of(runs_per_program, mesh, launcher, sharded=False), launcher)
     hidden = corpora.without_tests()
     seeds_text = f"seeds {candidates.seeds[0]} to {candidates.seeds[-1]}"
     print(f"First, to choose {', '.join(candidates.fields)} on dev ({seeds_text}; test is not read):\n")
@@ -119,8 +172,10 @@ def _looked_at(out: str) -> Output:
 class _Teller:
     """Prints the parts of a forecast. total: seconds of all so far; speeds: of groups, by what matters to speed."""
 
-    def __init__(self, output: Output, cut: Cut):
-        self.output, self.cut, self.mesh = output, cut, cut.mesh
+    def __init__(self, output: Output, cut: Cut, launcher: Local | Resources):
+        self.output, self.cut, self.room = output, cut, Room.of(launcher, cut.mesh)
+        # A process beside others has one device.
+        self.mesh = cut.mesh or (None if launcher == Local() else MeshShape())
         self.total, self.timed, self.interpolated = 0.0, 0, 0
         self.speeds = _recorded(output)
 
@@ -151,11 +206,11 @@ class _Teller:
             flush=True,
         )
         self._learn({name: [members.runs[run_id] for run_id in ids] for name, ids in plan.items()}, corpora)
-        programs = []
+        programs, spent = [], []
         for name, ids in plan.items():
             runs = [members.runs[run_id] for run_id in ids]
             step, steps, seconds = self._estimated(name, runs, corpora.corpus(runs[0]))
-            self.total += seconds
+            spent.append((seconds, self.speeds[speed_key(runs[0])].cores))
             shown, *more = dict.fromkeys(names[dataclasses.replace(run, seed=0)] for run in runs)
             shown += f" and {len(more)} more" if more else ""
             state = f"from step {step:,}" if step else "begun" if self.output.program(name).exists() else "new"
@@ -165,13 +220,14 @@ class _Teller:
             programs.append((shown, told, len(runs), group, name, state, f"{steps - step:,}", clock(seconds)))
         if programs:
             print(_table("program", ["seeds", "runs", "group", "id", "state", "steps to do", "about"], programs))
+        self.total += self.room.seconds(spent)
 
     def conclude(self) -> None:
         """Prints the estimate."""
         basis = [f"{self.timed} group(s) timed for a moment"] * bool(self.timed)
         basis += [f"{self.interpolated} by their multiplications"] * bool(self.interpolated)
         told = ", ".join(basis) or "by what is timed in the directory"
-        text = f"about {clock(self.total)}, one program after another ({told}; less where runs stop early)"
+        text = f"about {clock(self.total)}, {self.room.told} ({told}; less where runs stop early)"
         print(f"\n{text if self.total else 'nothing to train'}; nothing was written to {self.output.path}")
 
     def _learn(self, programs: Mapping[str, Sequence[Config]], corpora: Corpora) -> None:
@@ -186,9 +242,9 @@ class _Teller:
         low, high = (self.speeds[key] for key in (ends[0], ends[-1]))
         for key in unknown.keys() - set(ends):
             share = (costs[key] - costs[ends[0]]) / max(1.0, costs[ends[-1]] - costs[ends[0]])
-            self.speeds[key] = Speed(
-                low.seconds + share * (high.seconds - low.seconds), low.compile + share * (high.compile - low.compile)
-            )
+            pairs = ((low.seconds, high.seconds), (low.compile, high.compile), (low.cores, high.cores))
+            seconds, compiling, cores = (least + share * (most - least) for least, most in pairs)
+            self.speeds[key] = Speed(seconds, compiling, cores=cores)
         self.timed, self.interpolated = self.timed + len(ends), self.interpolated + len(unknown) - len(ends)
 
     def _estimated(self, name: str, runs: Sequence[Config], corpus: Corpus) -> tuple[int, int, float]:
@@ -220,17 +276,18 @@ def timed(runs: Sequence[Config], corpus: Corpus, mesh: MeshShape | None = None)
     length = Schedule.of(trainer, evaluates="dev" in corpus.encoded).length
     states = jax.block_until_ready(trainer.start())
     spent: list[float] = []
-    step, count = 0, 1
+    step, count, busy = 0, 1, 0.0
     while not spent or (len(spent) < 4 and sum(spent[1:]) < TIMED_SECONDS):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         states, _ = trainer.chunk(states, step, count, length)
         spent.append(time.perf_counter() - begun)
+        busy += (time.process_time() - used) * (len(spent) > 1)
         step += count
         seconds = spent[-1] / count
         if len(spent) > 1:
             count = int(np.clip(TIMED_SECONDS / seconds, 1, length))
-    first, *_ = spent
-    return Speed(seconds / len(runs), max(0.0, first - seconds), cached=True)
+    first, *rest = spent
+    return Speed(seconds / len(runs), max(0.0, first - seconds), cached=True, cores=busy / sum(rest))
 
 
 def multiplications(config: Config, corpus: Corpus) -> float:

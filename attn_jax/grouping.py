@@ -18,9 +18,6 @@ Estimates, which `scripts/benchmark --rows=programs/` puts to the test.
 ACCELERATOR = 16
 """On each GPU or TPU that trains different runs; wide models do not fill one either. Not measured."""
 
-SHARDED = 16
-"""Of a study in shards, whose machines may differ and must agree."""
-
 
 class Together(NamedTuple):
     """At most so many runs in a program, and why."""
@@ -35,18 +32,18 @@ def together(
     """The choice for the runs of a structure.
 
     accelerators: GPUs or TPUs that train different runs of a program, 0 on a CPU. asked: a choice of the user's, which
-    counts, unless it is 0. sharded: whether the study is trained in shards. multiple: of which number of runs a program
+    counts, unless it is 0. sharded: whether the study is trained in shards, whose machines must agree and may have
+    other accelerators than this one: the configuration alone decides. multiple: of which number of runs a program
     should be, if it can.
     """
     if asked:
         return Together(asked, "as asked for")
-    if sharded:
-        runs, why = SHARDED, "a study in shards"
-    elif accelerators:
+    if accelerators and not sharded:
         runs, why = ACCELERATOR * accelerators, f"{accelerators} accelerator(s)"
     else:
         width = width_of(config)
-        runs, why = next((runs for most, runs in CPU if width <= most), 1), f"width {width} on a CPU"
+        runs = next((runs for most, runs in CPU if width <= most), 1)
+        why = f"width {width} " + ("in a study in shards" if sharded else "on a CPU")
     return Together(max(runs // multiple, 1) * multiple, why)
 
 

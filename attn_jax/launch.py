@@ -34,6 +34,9 @@ CHOOSE_SECONDS = 10.0
 STOP_SECONDS = 120.0
 """A process that was asked to save and stop is killed after so long."""
 
+LOCAL_RAY = "local"
+"""The address of a Ray of this machine, as long as the study."""
+
 RAY_MISSING = "--launcher=ray: Ray is not installed: python -m pip install ray"
 
 
@@ -209,6 +212,11 @@ class Resources:
     tpus: float = 0.0
 
 
+def ray_address(resources: Resources) -> str:
+    """Where Ray is, as the user or the environment says; else LOCAL_RAY."""
+    return resources.address or os.environ.get("RAY_ADDRESS") or LOCAL_RAY
+
+
 class Ray:
     """Runs jobs as Ray tasks, which start where their resources are free.
 
@@ -235,9 +243,9 @@ class Ray:
     def _begin(self) -> None:
         from ray.util.queue import Queue
 
-        address = self.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+        address = ray_address(self.resources)
         options = {"address": address, "log_to_driver": True, "configure_logging": False}
-        if address == "local":
+        if address == LOCAL_RAY:
             options |= {"include_dashboard": False, "num_cpus": len(cores()) or os.cpu_count()}
         try:
             with _own_signals():

@@ -51,8 +51,6 @@ def write(output: Output, outcome: Outcome, corpus: Corpus, program: str) -> Non
     }
     if processes.leads():
         _write_beside(folder, outcome, corpus, vocabulary)
-        targets = (example.target for example in corpus.dataset.splits["train"])
-        output.keep_words(corpus.dataset.info.name, corpus.fingerprint, targets)
     checkpoint.save_parameters(folder / "parameters", outcome.params)
     if processes.leads():
         result = _result(run_id, outcome, corpus, program) | {"vocabulary": configs.digest(vocabulary)}

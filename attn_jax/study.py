@@ -190,10 +190,10 @@ def run(
         )
     if processes.decided(lambda: list(runs)) != list(runs):
         raise UserError(f"process {processes.index()}: its data or its flags are not those of process 0")
-    call = {"titles": [title], "commands": [command], "reference": list(reference), "tuning": list(tuning)}
-    if runs.keys() - results.tried(tuning):
-        call["data"] = members.fingerprints
-    start = _launcher(launcher, corpora, mesh)
+    call: dict[str, Any] = {"titles": [title], "commands": [command]}
+    call |= {"reference": list(reference), "tuning": list(tuning)}
+    call["data"] = members.fingerprints if runs.keys() - results.tried(tuning) else {}
+    start = launching(launcher, corpora, mesh)
     trackers.check(log_to)
     mine, cut = _part(runs, shard, Cut.of(runs_per_program, mesh, launcher, sharded=shard is not None))
 
@@ -202,6 +202,11 @@ def run(
         output = Output(out)
         with output.alone():
             _write_study(output, list(runs), call)
+            # Here, not with the runs: their directories may come from elsewhere, and this is not in them.
+            for name, fingerprint in call["data"].items():
+                dataset = corpora.dataset(name)
+                targets = (example.target for example in dataset.splits["train"])
+                output.keep_words(dataset.info.name, fingerprint, targets)
         finished = {run_id: result for run_id in runs if (result := output.result(run_id)) is not None}
         _tell_reused(finished, len(runs))
 
@@ -210,7 +215,7 @@ def run(
             # A call that began after this one may have left out runs that had no result yet.
             _write_study(output, list(runs), {})
             lacking = sum(not output.done(run_id) for run_id in runs)
-            if lacking:
+            if lacking and runs.keys() - results.tried(tuning):
                 print(
                     f"{lacking} of {len(runs)} runs have no result yet: the table and the page are of the others",
                     file=sys.stderr,
@@ -237,7 +242,7 @@ def run(
     return output.path / "report.html"
 
 
-def _launcher(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
+def launching(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
     """What runs programs in other processes; None: this process does. Raises UserError if it cannot be used here."""
     if where == Local():
         return None
@@ -257,9 +262,21 @@ def _part(runs: Mapping[str, Config], shard: Shard | None, cut: Cut) -> tuple[di
     parts = shard.of(programs)
     if processes.leads():
         text = f"shard {shard.index} of {shard.count}: {len(parts)} of {len(programs)} program(s)"
-        print(f"{text}; {len(programs) - len(parts)} are left to other shards", file=sys.stderr, flush=True)
+        text += f"; {len(programs) - len(parts)} are left to other shards"
+        if len(programs) < shard.count:
+            hint = _spread(runs, cut, programs, shard.count)
+            text += f"; {shard.count - len(programs)} shard(s) have nothing to do: {hint}"
+        print(text, file=sys.stderr, flush=True)
     mine = {member: runs[member] for part in parts for member in part}
     return mine, dataclasses.replace(cut, parts=parts)
+
+
+def _spread(runs: Mapping[str, Config], cut: Cut, programs: Sequence[list[str]], count: int) -> str:
+    """What to do for every one of so many shards to have a program, of which there are fewer."""
+    for size in range(max(map(len, programs)) - 1, 0, -1):
+        if len(_plan(runs, {}, set(), dataclasses.replace(cut, size=size))) >= count:
+            return f"--runs_per_program={size} gives every shard work"
+    return f"there are no more than {len(runs)} runs, of which each shard needs one"
 
 
 def _write_study(output: Output, ids: list[str], call: Mapping[str, Any]) -> None:

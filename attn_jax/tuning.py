@@ -23,7 +23,7 @@ from attn_jax.errors import UserError
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.seq2seq import canonical, check
-from attn_jax.study import Corpora, Local, Members, Resources
+from attn_jax.study import Corpora, Local, Members, Resources, Shard
 from attn_jax.tuned import Tried, Tuned, show_choice
 
 FIRST_SEED = 1_000_000
@@ -149,11 +149,14 @@ def run(
     saving: Saving = SAVING,
     mesh: MeshShape | None = None,
     launcher: Local | Resources = Local(),  # noqa: B008
+    shard: Shard | None = None,
     log_to: Sequence[str] = (),
 ) -> Path:
     """Tries every choice, takes the best of each variant, and trains and tests that with `seeds`; see `study.run`.
 
-    Repeated, it does what is missing; nothing that is finished changes. Raises UserError before anything is trained if
+    Repeated, it does what is missing; nothing that is finished changes. shard: tries that part of the programs and,
+    once every run that is tried has a result, trains that part of those of what is chosen; while other shards lack
+    results it ends with a line that says so, and may leave no page. Raises UserError before anything is trained if
     a choice is illegal or does not go with its data, test splits included.
     """
     check_seeds(seeds)
@@ -169,11 +172,19 @@ def run(
         "saving": saving,
         "mesh": mesh,
         "launcher": launcher,
+        "shard": shard,
         "log_to": log_to,
     }
     if processes.leads():
         _tell(candidates)
-    study.run(candidates.tried, seeds=candidates.seeds, corpora=corpora.without_tests(), tuning=told, **options)
+    page = study.run(candidates.tried, seeds=candidates.seeds, corpora=corpora.without_tests(), tuning=told, **options)
+    tried = results.tried(told)
+    lacking = processes.decided(lambda: sum(not output.done(run_id) for run_id in tried))
+    if lacking:
+        if processes.leads():
+            text = f"{lacking} of {len(tried)} runs that are tried have no result yet and are left to other shards"
+            print(f"{text}; when all have one, the same command trains what is chosen", file=sys.stderr, flush=True)
+        return page
     picked = processes.decided(lambda: [chosen(entry, output) for entry in told])
     final = []
     for entry, one, values in zip(told, candidates.variants, picked, strict=True):

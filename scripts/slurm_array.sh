@@ -11,6 +11,7 @@
 #     sbatch scripts/slurm_array.sh experiments/compare_scores.py --dataset=scan/simple --seeds=10 --out=/shared/out/scan
 #
 # Then, anywhere, the same command without --shard: it trains what is missing, which is nothing, and prints the table.
+# With --tune submit it twice, the second time with --dependency=afterok:JOB: it tries values, then trains what is chosen.
 # The parts are numbered from 0 without gaps; a task that is stopped (exit code 75) is queued again, and goes on.
 set -euo pipefail
 : "${SLURM_ARRAY_TASK_ID:?is set by Slurm: sbatch $0 experiments/... --out=...}"

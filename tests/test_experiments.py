@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -230,12 +231,30 @@ def test_questions_of_the_literature(tmp_path, manual_dir):
     assert [variant[:2] for variant in variants] == expected * 2
     variants, _ = plan(tmp_path, "placement.py", data)
     assert len(variants) == 9 + 6 + 6, "where the context enters the cells it is not fed again"
-    variants, _ = plan(tmp_path, "placement.py", data, "--set=input_feeding=none", "--placements=before,between")
-    assert len(variants) == 6
+    for count, *flags in (
+        (12, "--placements=before,between"),
+        (15, "--placements=after,before"),
+        (12, "--input_feedings=none,context"),
+        (3, "--set=input_feeding=context"),
+        (4, "--sweep=placement=before,after", "--combines=tanh,add", "--set=input_feeding=none"),
+    ):
+        variants, _ = plan(tmp_path, "placement.py", data, *flags)
+        assert len(variants) == count, flags
     variants, _ = plan(tmp_path, "normalizers.py", data, "--scores=dot")
     assert [variant[0] for variant in variants] == ["dot"] * len(NORMALIZERS)
     variants, _ = plan(tmp_path, "sigmorphon_2020_g2p.py", data, "--dataset=kor", "--hidden_size=32", "--seeds=1")
     assert len(variants) == 8 * len(SCORES)
+
+
+def test_parts_of_a_grid_with_corners_left_out(tmp_path):
+    flags = (COPY, "--hidden_size=4", "--seeds=1", "--out=out", "--dry_run")
+    process = call(tmp_path, "placement.py", *flags, "--placements=before,between", "--combines=tanh")
+    assert process.returncode == 0, process.stderr
+    assert "4 variant(s), 4 group(s), 4 run(s), 0 of them done" in process.stdout
+    # What is asked for by name, and nothing else, is refused by name.
+    process = call(tmp_path, "placement.py", *flags, "--placements=before", "--set=input_feeding=context")
+    assert (process.returncode, process.stderr.count("\n")) == (2, 1)
+    assert process.stderr.startswith("placement: placement=before with input_feeding=context: ")
 
 
 REVERSE = "--dataset=synthetic/reverse?vocabulary=5&max_length=5&test_max_length=11&examples=40&test_examples=6"
@@ -287,6 +306,26 @@ def test_vanishing_gradients_refuses_what_has_no_distance(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+def test_a_shard_that_tries_values_leaves_the_choice_to_a_second_call(tmp_path):
+    flags = (COPY, "--scores=dot", "--hidden_size=4", "--steps=2", "--seeds=1", "--out=out", "--shard=0/2")
+    process = call(
+        tmp_path,
+        "compare_scores.py",
+        *flags,
+        *("--tune=optim.learning_rate=0.1,0.2", "--tune_seeds=1", "--runs_per_program=1"),
+    )
+    assert (process.returncode, process.stdout) == (0, "")
+    assert process.stderr.endswith(
+        "1 of 2 runs that are tried have no result yet and are left to other shards; when all have one, the same "
+        "command trains what is chosen\n"
+    )
+    process = call(tmp_path, "compare_scores.py", *flags, "--dry_run")
+    assert process.returncode == 2
+    assert process.stderr == (
+        "compare_scores: --shard=0/2 and --dry_run: give one of them; a forecast is of all programs\n"
+    )
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help(tmp_path, script):
     process = call(tmp_path, script, "--help")
@@ -295,6 +334,11 @@ def test_help(tmp_path, script):
     others = {"cost.py": ("--out", "--lengths", "--scores", "--load")}
     for flag in study if script in STUDIES else others.get(script, ("--run",)):
         assert flag in process.stdout
+    if script in STUDIES:
+        questions = (ROOT / "README.md").read_text("utf-8").split("## Questions")[1].split("\n|")[0]
+        told = re.findall(r"`(--\w+)`", questions)
+        assert {"--set", "--sweep", "--tune"} <= {*told}
+        assert all(f"  {flag}" in process.stdout for flag in told)
     if script == "compare_scores.py":
         (line,) = [line for line in process.stdout.splitlines() if line.strip().startswith("--scores=A,B")]
         following = process.stdout.split(line)[1].split("--")[0]

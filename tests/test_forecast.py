@@ -1,14 +1,17 @@
 """A forecast against what the study then does."""
 
 import re
+import sys
 
 import jax
 import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import forecast, program, results, seq2seq, storage, study, tuning
+from attn_jax import devices, forecast, jobs, launch, program, results, seq2seq, storage, study, tuning
 from attn_jax.errors import UserError
+from attn_jax.forecast import Room
+from attn_jax.study import Local, Resources
 
 BASE = tiny.config(score="none", cell="rnn", bridge="last", train__metric="loss")
 DATA = tiny.dataset()
@@ -159,6 +162,74 @@ def test_a_tuned_study(tmp_path, capsys, programs):
     told = capsys.readouterr().out
     assert "Then, with what was chosen:" in told
     assert told.count("0 program(s) to train") == 2
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """A machine without GPUs, and data that other processes could load."""
+    monkeypatch.setattr(launch, "cores", lambda: [0, 1])
+    monkeypatch.setattr(devices, "visible_gpus", list)
+    monkeypatch.setattr(jobs.data, "load", lambda *_, **__: DATA)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return study.Corpora(study.Source())
+
+
+def test_programs_at_a_time_share_the_cores(two_cores, monkeypatch):
+    whole = [(60.0, 1.0), (30.0, 1.0), (30.0, 1.0), (20.0, 1.0)]
+    assert Room.of(Local(), None).seconds(whole) == 140
+    assert Room.of(Local(2), None).seconds(whole) == 80, "handed out in their order: 60 + 20 beside 30 + 30"
+    assert Room.of(Local(8), None).seconds(whole) == 70, "eight places, and work for two cores"
+    assert Room.of(Local(2), None).seconds([(s, 2.0) for s, _ in whole]) == 140, "each keeps both cores busy"
+    assert Room.of(Local(2), None).seconds([(s, 1.5) for s, _ in whole]) == 105
+    assert Room.of(Local(2), None).seconds([]) == 0
+    assert Room.of(Resources(), None).slots == 2
+    assert Room.of(Resources(cpus=2), None).slots == 1
+    assert Room.of(Resources("head:1"), None) == Room(
+        1, 2, "one program after another; Ray trains as many at a time as the cluster has room for"
+    )
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0", "1", "2"])
+    assert Room.of(Local(8), None).slots == 3
+    assert Room.of(Resources(cpus=0.1, gpus=0.5), None).slots == 3
+
+
+def test_jobs_are_in_the_estimate(tmp_path, capsys, programs, two_cores):
+    variants, options = tiny.combined(BASE, AXES), {"out": str(tmp_path), "runs_per_program": 3, "corpora": two_cores}
+
+    def told(**more):
+        forecast.of_study(variants, seeds=range(3), **options, **more)
+        output = capsys.readouterr().out
+        assert "6 program(s) to train" in output
+        return output
+
+    # Six equal programs of 2 x 10 s to compile, 3 runs x 0.5 s x (6 steps + 17 sentences / 3 a batch).
+    each = forecast.COMPILATIONS * 10 + 3 * 0.5 * (6 + forecast.SEARCH * 17 / 3)
+    assert f"about {forecast.clock(6 * each)}, one program after another (" in told()
+    assert f"about {forecast.clock(3 * each)}, 2 programs at a time on 2 core(s) (" in told(launcher=Local(2))
+    assert f"about {forecast.clock(3 * each)}, 4 programs at a time on 2 core(s) (" in told(launcher=Local(4))
+
+
+def test_steps_are_timed_with_the_cores_that_they_keep_busy():
+    speed = forecast.timed([BASE], corpora().corpus(BASE))
+    assert 0 < speed.cores < 1.05 * (len(launch.cores()) or 1024)
+
+
+def test_what_is_missing_is_told_as_the_study_tells_it(tmp_path, two_cores, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    options = {"seeds": [0], "out": str(tmp_path / "out"), "corpora": two_cores}
+    candidates = tuning.candidates(
+        lambda changes: [configs.override(BASE, changes)], {"optim.learning_rate": [0.2, 0.1]}, two_cores, 1
+    )
+    for call, wanted in (
+        (forecast.of_study, [BASE]),
+        (forecast.of_tuning, candidates),
+        (study.run, [BASE]),
+        (tuning.run, candidates),
+    ):
+        with pytest.raises(UserError, match="--launcher=ray: Ray is not installed"):
+            call(wanted, launcher=Resources(), **options)
+        with pytest.raises(UserError, match="--log_to: unknown tracker 'wandbb'"):
+            call(wanted, log_to=["wandbb"], **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_those_of_the_study(tmp_path):

@@ -74,6 +74,19 @@ def test_shards_agree_whatever_their_machines(monkeypatch):
     here = study.Cut.of(0, None, Local(), sharded=True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     there = study.Cut.of(0, None, Local(), sharded=True)
-    assert here.together(width(4096)) == (grouping.SHARDED, "a study in shards")
-    assert here.together(width(4096)).runs == there.together(width(4096)).runs
+    for size in (8, 200, 4096):
+        assert here.together(width(size)) == there.together(width(size))
+    assert here.together(width(4096)).why == "width 4096 in a study in shards"
     assert study.Cut.of(0, None, Local(), sharded=False).together(width(4096)).runs > 1
+
+
+@pytest.mark.parametrize("size", [8, 200, 4096])
+def test_on_a_cpu_shards_have_the_programs_of_the_whole(size):
+    runs = {str(seed): width(size, seed=seed) for seed in range(20)}
+    whole = study._plan(runs, {}, set(), study.Cut.of(0, None, Local(), sharded=False))
+    cut = study.Cut.of(0, None, Local(), sharded=True)
+    found = {}
+    for index in range(3):
+        mine, part = study._part(runs, study.Shard(index, 3), cut)
+        found |= study._plan(mine, {}, set(), part)
+    assert found == whole

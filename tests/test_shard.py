@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny
 
-from attn_jax import cli_flags, jobs, study
+from attn_jax import cli_flags, jobs, report_data, study
 from attn_jax.errors import UserError
 from attn_jax.study import Cut, Local, Resources, Shard
 
@@ -21,7 +21,12 @@ def run(out, shard=None):
 def contents(out):
     return {
         path.relative_to(out): path.read_bytes()
-        for path in [out / "results.csv", *out.glob("runs/*/metrics.jsonl"), *out.glob("runs/*/predictions.*")]
+        for path in [
+            out / "results.csv",
+            *out.glob("data/*.json"),
+            *out.glob("runs/*/metrics.jsonl"),
+            *out.glob("runs/*/predictions.*"),
+        ]
     }
 
 
@@ -42,8 +47,12 @@ def test_shards_on_file_systems_of_their_own_make_the_whole(tmp_path, monkeypatc
     run(tmp_path / "merged")
     assert "have no result" not in capsys.readouterr().err
     whole = contents(tmp_path / "whole")
-    assert len(whole) == 1 + 4 * 3
+    assert len(whole) == 2 + 4 * 3
     assert contents(tmp_path / "merged") == whole
+    # What the chart of quality by word frequency is made of.
+    found, expected = (report_data.load(tmp_path / name).target_words for name in ("merged", "whole"))
+    assert found == expected
+    assert list(found) == [tiny.dataset().fingerprint]
 
 
 def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path):
@@ -72,6 +81,32 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
                     assert left.items() >= dict(others).items()
                     assert {run_id for members in left.values() for run_id in members} == set(rest)
             assert found == whole
+
+
+@pytest.mark.parametrize(
+    ("cells", "seeds", "count", "hint"),
+    [
+        (["rnn"], 10, 8, "7 shard(s) have nothing to do: --runs_per_program=1 gives every shard work"),
+        (["rnn", "gru"], 6, 5, "3 shard(s) have nothing to do: --runs_per_program=2 gives every shard work"),
+        (["rnn"], 3, 4, "3 shard(s) have nothing to do: there are no more than 3 runs, of which each shard needs one"),
+        (["rnn", "gru"], 6, 2, ""),
+    ],
+)
+def test_shards_without_work_are_told_what_gives_them_some(capsys, cells, seeds, count, hint):
+    runs = {
+        f"{variant.cell.name}-{seed}": tiny.changed(variant, {"seed": seed})
+        for variant in tiny.combined(BASE, {"cell": cells})
+        for seed in range(seeds)
+    }
+    study._part(runs, Shard(0, count), Cut())
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.endswith(f"are left to other shards{'; ' if hint else ''}{hint}\n")
+    found = re.search(r"--runs_per_program=(\d+)", hint)
+    for index in range(count if found else 0):
+        mine, _ = study._part(runs, Shard(index, count), Cut(int(found[1])))
+        assert mine
+        assert "nothing to do" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "0/0", "a/b", "0/2/3", "/2", "1/"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import tiny
@@ -24,10 +25,12 @@ def described(changes):
     return tiny.combined(configs.override(BASE, changes), {"score": ["none", "dot"]})
 
 
-def tune(out, dataset=DATA, rates=RATES, seeds=2, **axes):
+def tune(out, dataset=DATA, rates=RATES, seeds=2, options=None, **axes):
     corpora = study.Corpora(lambda name: dataset)
     candidates = tuning.candidates(described, {"optim.learning_rate": rates, **axes}, corpora, 2)
-    return tuning.run(candidates, seeds=range(seeds), out=str(out), corpora=corpora, title="T", command="tune")
+    return tuning.run(
+        candidates, seeds=range(seeds), out=str(out), corpora=corpora, title="T", command="tune", **(options or {})
+    )
 
 
 def results_of(out):
@@ -201,3 +204,58 @@ def test_seeds_of_what_is_tried_are_not_reported(tmp_path):
     with pytest.raises(UserError, match="trained with seeds below 1000000"):
         tuning.run(candidates, seeds=[0, tuning.FIRST_SEED], out=str(tmp_path / "out"), corpora=corpora)
     assert not (tmp_path / "out").exists()
+
+
+def shard(out, index):
+    return tune(out, options={"runs_per_program": 2, "shard": study.Shard(index, 2)})
+
+
+def collect(parts, merged):
+    for part in parts:
+        for name in ("runs", "programs"):
+            shutil.copytree(part / name, merged / name, dirs_exist_ok=True)
+    return merged
+
+
+LACKING = (
+    "4 of 8 runs that are tried have no result yet and are left to other shards; when all have one, the same command"
+)
+
+
+def test_shards_try_and_then_train_what_is_chosen_by_all(tmp_path, monkeypatch, capsys):
+    whole = tmp_path / "whole"
+    tune(whole, options={"runs_per_program": 2})
+    capsys.readouterr()
+    parts = [tmp_path / f"part{index}" for index in range(2)]
+    for index, part in enumerate(parts):
+        assert not shard(part, index).exists()
+        told = capsys.readouterr().err
+        assert told.count("no result yet") == told.count(LACKING) == 1
+        assert "chosen on dev" not in told
+        assert {seed for _, _, seed in results_of(part)} == set(SEEDS)
+    tried = collect(parts, tmp_path / "tried")
+    seconds = [shutil.copytree(tried, tmp_path / f"second{index}") for index in range(2)]
+    for index, part in enumerate(seconds):
+        assert shard(part, index).exists()
+        told = capsys.readouterr().err
+        assert told.count("chosen on dev: learning_rate=0.05") == 2
+        assert "2 of 4 runs have no result yet: the table and the page are of the others" in told
+        assert len(results_of(part)) == 8 + 2
+    monkeypatch.setattr(program, "train", lambda *args: pytest.fail("trained"))
+    merged = collect(seconds, tmp_path / "merged")
+    tune(merged, options={"runs_per_program": 2})
+    for name in ("results.csv", "tuning.csv"):
+        assert (merged / name).read_bytes() == (whole / name).read_bytes()
+    assert said(merged)["tuning"] == said(whole)["tuning"]
+
+
+def test_the_last_shard_of_a_common_directory_goes_on(tmp_path, capsys):
+    assert not shard(tmp_path, 0).exists()
+    assert LACKING in capsys.readouterr().err
+    assert shard(tmp_path, 1).exists()
+    assert len(results_of(tmp_path)) == 8 + 2
+    assert [entry["chosen"] for entry in said(tmp_path)["tuning"]] == [{"optim.learning_rate": 0.05}] * 2
+    shard(tmp_path, 0)
+    assert "no result yet" not in capsys.readouterr().err.split("chosen on dev")[-1]
+    reported = {key for key in results_of(tmp_path) if key[2] not in SEEDS}
+    assert reported == {(score, 0.05, seed) for score in ("none", "dot") for seed in (0, 1)}
