@@ -122,12 +122,18 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Runs that differ in nothing but the seed. `index` is the place in the study and chooses the colour."""
+    """Runs that differ in nothing but the seed. `index` is the place in the study and chooses the colour.
+
+    config: what was trained. described: the same before tuning chose values for it; without tuning the same. tuned: the
+    fields that were tuned and what was tried, {path: values}.
+    """
 
     index: int
     label: str
     config: Mapping[str, Any]
     runs: Sequence[Run]
+    described: Mapping[str, Any]
+    tuned: Mapping[str, Sequence[Any]]
 
     @property
     def done(self) -> list[Run]:
@@ -220,17 +226,19 @@ class Section:
     def factors(self, one: Variant, other: Variant) -> list[str]:
         """Names of the choices in which two variants differ; a difference of several cannot be put down to any one.
 
-        All fields that differ where the code that is loaded does not know a name of theirs.
+        What was chosen for two variants by the same tuning is no such choice: see `designs`. All fields that differ
+        where the code that is loaded does not know a name of theirs.
         """
+        both = designs([one, other])
         try:
-            return factors(*(configs.override(configs.Config(), variant.config) for variant in (one, other)))
+            return factors(*(configs.override(configs.Config(), flat) for flat in both))
         except UserError:
-            return differing([one.config, other.config])
+            return differing(both)
 
     @functools.cached_property
     def effects(self) -> grids.Effects | None:
         """What the axes of the study do to the main metric; None where its variants make no grid."""
-        flats = [variant.config for variant in self.variants]
+        flats = designs(self.variants)
         paths = telling(flats)
         cells = {
             tuple(show(flat.get(path)) if _matters(flat, path) else "-" for path in paths): variant.values(
@@ -243,7 +251,7 @@ class Section:
     @functools.cached_property
     def moving_together(self) -> dict[str, list[str]]:
         """By axis of `effects`, the other fields whose value goes with that of the axis: their effect is in its own."""
-        flats = [variant.config for variant in self.variants]
+        flats = designs(self.variants)
         paths = telling(flats)
         rest = [path for path in differing(flats) if path not in paths]
 
@@ -411,11 +419,24 @@ def _variants(runs: Sequence[Run], tuning: Sequence[_Entry]) -> tuple[list[Varia
         for n, name in enumerate(names)
     ]
     variants = [
-        Variant(index, name, group[0].config, group)
-        for index, (name, group) in enumerate(zip(names, members, strict=False))
+        Variant(index, name, group[0].config, group, described, entry.tuned.fields if entry else {})
+        for index, (name, group, described, entry) in enumerate(
+            zip(names[: len(members)], members, configured, entries, strict=True)
+        )
     ]
     told = [(entry, name) for entry, name in zip([*entries, *others], names, strict=True) if entry]
     return variants, [dataclasses.replace(entry.tuned, label=name) for entry, name in told]
+
+
+def designs(variants: Sequence[Variant]) -> list[Mapping[str, Any]]:
+    """The configurations by which variants are compared: what the study sets out to differ, not what it picked by dev.
+
+    Of variants that were tuned alike, over the same values of the same fields, these are the described ones: that each
+    has the values that suit it is what makes them comparable. Where one was tuned and another was not, or otherwise,
+    the difference between what was trained counts.
+    """
+    alike = all(variant.tuned == variants[0].tuned for variant in variants)
+    return [variant.described if alike else variant.config for variant in variants]
 
 
 def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,13 +1,15 @@
 """What a section of a study says beyond means and tests: ranks, bootstrap, effects of axes, confounded choices."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import SENTENCES, fake_run, write_lines
+from fake_study import SENTENCES, fake_run, write_json, write_lines
 
 from attn_jax import stats
+from attn_jax.config import Config, override, to_dict
 from attn_jax.errors import UserError
 from attn_jax.report_data import Section, load
 from attn_jax.report_table import bootstrap_rows, marginal_rows, rows, variance_rows
@@ -127,3 +129,47 @@ def test_effects_of_a_grid(tmp_path: Path) -> None:
 def test_a_list_of_variants_has_no_effects(scores: Section) -> None:
     assert scores.effects is None
     assert marginal_rows(scores) == variance_rows(scores) == []
+
+
+def tuned(out: Path, rates: dict[tuple[str, str], float], *, fields: dict[str, Any] | None = None) -> Section:
+    """A grid of score and schedule whose learning rate was chosen for each cell."""
+    entries, names = [], []
+    tried = fields or {"optim.learning_rate": [0.001, 0.01]}
+    for (score, schedule), rate in rates.items():
+        described = SIZES | {"score": score, "optim.schedule": schedule}
+        chosen = {"optim.learning_rate": rate}
+        own = [
+            fake_run(out, described | chosen | {"seed": seed}, 80.0 + 5 * (score == "dot") + seed % 2, steps=20)
+            for seed in range(3)
+        ]
+        config = to_dict(override(Config(), {"data.dataset": "semantic_parsing/jobs"} | described))
+        entry = {"variant": config, "data": "f", "metric": "exact_match", "fields": tried, "choices": []}
+        entries.append(entry | {"chosen": chosen, "runs": own, "choices": [{"values": chosen, "runs": []}]})
+        names += own
+    write_json(out / "study.json", {"runs": names, "tuning": entries})
+    return load(out).sections[0]
+
+
+def test_what_tuning_chose_is_no_axis_of_the_study(tmp_path: Path) -> None:
+    # The rate goes with the schedule but for one cell: taken as an axis it would be adjusted for.
+    rates = {(score, schedule): 0.01 for score in ("dot", "general", "none") for schedule in ("constant", "cosine")}
+    rates |= {("dot", "cosine"): 0.001, ("general", "cosine"): 0.001}
+    section = tuned(tmp_path, rates)
+    assert section.effects is not None
+    assert section.effects.axes == ["score", "schedule"]
+    assert section.moving_together == {}
+    variants = {variant.label: variant for variant in section.variants}
+    one, other = variants["dot, schedule=constant"], variants["dot, schedule=cosine"]
+    assert one.config["optim.learning_rate"] != other.config["optim.learning_rate"]
+    assert section.factors(one, other) == ["optim.schedule"]
+
+
+def test_variants_that_were_not_tuned_alike_differ_in_what_was_chosen(tmp_path: Path) -> None:
+    tuned(tmp_path, {("dot", "constant"): 0.01, ("general", "constant"): 0.01})
+    study = json.loads((tmp_path / "study.json").read_text())
+    plain = fake_run(tmp_path, SIZES | {"score": "none", "optim.schedule": "constant"}, 70.0, steps=20)
+    write_json(tmp_path / "study.json", study | {"runs": [*study["runs"], plain]})
+    section = load(tmp_path).sections[0]
+    dot, general, none = section.variants
+    assert section.factors(dot, general) == ["score.name"]
+    assert section.factors(dot, none) == ["score.name", "optim.learning_rate"]
