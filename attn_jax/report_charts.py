@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from attn_jax import breakdown, metrics, plots, report_table, stats
-from attn_jax.report_data import Run, Section, Study, Variant
+from attn_jax.report_data import Section, Study, Variant
+from attn_jax.report_run import Run
 from attn_jax.stats import Summary
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from attn_jax import plots, report_charts, report_curves, report_maps, report_table
 from attn_jax.report_charts import Chart
-from attn_jax.report_data import Run, Section, Study, Variant, differing, show
+from attn_jax.report_data import Section, Study, Variant, differing, show
 from attn_jax.report_maps import Maps
+from attn_jax.report_run import Run
 from attn_jax.report_tuning import tuning_note, tuning_rows
 
 
@@ -132,7 +133,9 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
         "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],
         "costs": _costs(study, section),
         "runs": [_run(section, variant, run) for variant in section.variants for run in variant.runs],
-        "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.status != "finished"],
+        "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.failed or run.result is None],
+        "failed": sum(run.failed for run in section.runs),
+        "early": _early(section),
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
         "data": results[0]["dataset"] if results else None,
         "varying": varying,
@@ -143,6 +146,15 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
             if path not in varying and path != "seed"
         },
     }
+
+
+def _early(section: Section) -> str:
+    """How many runs ended by early stopping, and where; empty if none did."""
+    steps = sorted(int(run.result["steps"]) for run in section.done if run.result and run.early)
+    if not steps:
+        return ""
+    where = f"at step {steps[0]}" if steps[0] == steps[-1] else f"between steps {steps[0]} and {steps[-1]}"
+    return f"Early stopping ended {len(steps)} of {len(section.done)} runs, {where}."
 
 
 def _costs(study: Study, section: Section) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ def console_table(study: Study, section: Section) -> "Table":
         (f"\n{section.metric} ({section.split})", "mean"),
         ("95 %\ninterval", "interval"),
         ("\nseeds", "n"),
+        ("\nfailed", "failed"),
         ("to the first row,\n95 % interval", "difference"),
         ("p\n(Holm)", "p"),
         ("\npublished", "published"),
@@ -38,10 +39,11 @@ def console_table(study: Study, section: Section) -> "Table":
     for row in cells:
         table.add_row(Text(row["label"]), *(Text(row[key]["text"]) for _, key in columns))
     left_out = [run for run in section.runs if run.result is None]
-    stopped = [run for run in section.done if run.stopped]
-    notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out) + [
-        f"{len(stopped)} run(s) stopped early"
-    ] * bool(stopped)
+    failed = [run for run in section.done if run.failed]
+    early = [run for run in section.done if run.early]
+    notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out)
+    notes += [f"{len(failed)} run(s) failed, and count with their last good parameters"] * bool(failed)
+    notes += [f"{len(early)} run(s) ended by early stopping"] * bool(early)
     table.caption = "; ".join(notes) or None
     table.caption_justify = "left"
     return table
@@ -66,6 +68,8 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
     for variant, summary in section.ranked:
         row: dict[str, Any] = {"variant": variant, "label": variant.label}
         row["n"] = _cell(f"{summary.n if summary else 0}/{len(variant.runs)}", summary.n if summary else 0)
+        failed = sum(run.failed for run in variant.runs)
+        row["failed"] = _cell(str(failed) if failed else "", failed)
         row["mean"] = _cell(f"{summary.mean:.2f}", summary.mean) if summary else _cell("-")
         row["interval"], row["sd"] = _cell(), _cell()
         if summary is not None and summary.low is not None:
@@ -236,6 +240,7 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
         "interval": "95 % interval",
         "sd": "sd",
         "n": "seeds",
+        "failed": "failed",
         "ranks": "rank",
         "difference": "to the first row",
         "p": "p",

@@ -32,6 +32,9 @@ from attn_jax.storage import (
 
 NUMBER = float | int | None
 
+NOT_FINITE = "loss or gradient was not finite"
+"""Why a run stopped that failed, in `stopped.reason` of its result; every other reason is early stopping."""
+
 CONFIG: Kinds = {"data.dataset": str, "score.name": str, "cell.name": str, "seed": int}
 DATA: Kinds = {"name": str, "fingerprint": str}
 RESULT: Kinds = {

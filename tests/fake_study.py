@@ -160,6 +160,7 @@ class Page(html.parser.HTMLParser):
         self.addresses: list[str] = []
         self.places: list[str] = []
         self.tags: list[str] = []
+        self.classes: list[str] = []
         self.words: list[str] = []
         self.figures: dict[str, Any] = {}
         self.maps: dict[str, Any] = {}
@@ -170,6 +171,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
+        self.classes.append(str(values.get("class", "")))
         self.addresses += [str(values[key]) for key in ("src", "href", "action") if key in values]
         self.places += [str(values["data-figure"])] if "data-figure" in values else []
         self._inside = str(values["id"]) if values.get("id") in ("figures", "maps") else tag
