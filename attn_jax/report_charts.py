@@ -62,6 +62,8 @@ def _curves(section: Section) -> list[Chart]:
         if any(seed for _, _, seeds in series for seed in seeds):
             figure = plots.curves(series, f"{split} {metric}", log=metric == "loss")
             note = "mean over seeds; band: lowest to highest seed"
+            if any(len({max(seed) for seed in seeds if seed}) > 1 for _, _, seeds in series):
+                note += "; a seed that stopped before others of its variant keeps its last value in both"
             found.append(Chart(f"{split}-{metric}", f"{split} {metric}", note, figure))
     return found
 
