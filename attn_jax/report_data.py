@@ -78,6 +78,12 @@ class Section:
         """The runs that have a result."""
         return [run for run in self.runs if run.result is not None]
 
+    @property
+    def tested(self) -> list[str]:
+        """The test splits of the results, that of the main metric first; dev where that is the main one."""
+        splits = dict.fromkeys(split for run in self.done if run.result for split in run.result["metrics"])
+        return [self.split, *(split for split in splits if split not in (self.split, "dev"))]
+
     @functools.cached_property
     def ranked(self) -> list[tuple[Variant, stats.Summary | None]]:
         """Variants with the summary of their main metric, best first, those without a value last."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_jax import config as configs
+from attn_jax import stats
 from attn_jax.report_data import Section, Study, Variant
 from attn_jax.stats import Compared
 
@@ -61,7 +62,7 @@ def rows(study: Study, section: Section) -> list[dict[str, Any]]:
     that choosing the best row to compare with is covered. So are `flip`, the p value of the exact sign-flip test or
     the seeds that it needs, `effect`, Hedges' g of the difference, and `factors`, the choices in which the two differ.
     `ranks` are those that all tests together leave open. `others` holds the means of the other metrics, and
-    of the main one on dev, by title.
+    of the main one on other splits, by title, each with the text of its `interval`.
     """
     first = section.ranked[0][0]
     table = []
@@ -175,11 +176,13 @@ def _others(section: Section) -> list[tuple[str, str]]:
 
 
 def _mean(variant: Variant, split: str, metric: str) -> dict[str, Any]:
+    """The mean over seeds as a cell; `interval`: its 95 % t-interval as text, empty with one seed."""
     values = list(variant.values(split, metric).values())
     if not values:
-        return _cell()
-    mean = sum(values) / len(values)
-    return _cell(f"{mean:.4g}" if metric in ("loss", "perplexity") else f"{mean:.2f}", mean)
+        return _cell() | {"interval": ""}
+    found, form = stats.summary(values), ".4g" if metric in ("loss", "perplexity") else ".2f"
+    bounds = [] if found.low is None or found.high is None else [format(found.low, form), format(found.high, form)]
+    return _cell(format(found.mean, form), found.mean) | {"interval": " to ".join(bounds)}
 
 
 def show_p(p: float) -> str:

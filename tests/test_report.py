@@ -86,7 +86,12 @@ def test_rows_against_scipy(out: Path) -> None:
     assert [row["speed"]["value"] for row in table] == [pytest.approx(v / 3) for v in (8000, 7500, 9000)]
     assert table[2]["parameters"]["text"] == "123,456"
     assert table[0]["others"]["token_accuracy (test)"]["value"] == pytest.approx(97.5)
-    assert table[0]["others"]["exact_match (dev)"]["value"] == pytest.approx(np.mean(best) + 1)
+    dev = table[0]["others"]["exact_match (dev)"]
+    assert dev["value"] == pytest.approx(np.mean(best) + 1)
+    low, high = reference.t.interval(0.95, 2, np.mean(best) + 1, reference.sem(best))
+    assert dev["interval"] == f"{low:.2f} to {high:.2f}"
+    report.build(out)
+    assert f"{dev['text']} {dev['interval']}" in Page(out / "report.html").text
 
 
 def test_table_text(out: Path) -> None:

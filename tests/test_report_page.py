@@ -180,6 +180,19 @@ def test_quality_by_length_is_the_share_of_right_sentences(tmp_path: Path) -> No
     assert line["y"] == pytest.approx([100.0, 400 / 6, 100.0, 100.0])
 
 
+def test_quality_by_length_on_every_test_split(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fake_run(tmp_path, {"seed": seed}, 100.0, wrong=0, long=2 * seed)
+    report.build(tmp_path)
+    seen = Page(tmp_path / "report.html")
+    (line,) = seen.figures["s0-length-test_long"]["data"]
+    assert line["x"] == ["2", "8", "14", "16"]
+    assert line["y"] == pytest.approx([100.0, 400 / 6, 100.0, 100.0])
+    assert "Quality by source length, test_long exact_match on test_long; the sentences" in seen.text
+    assert set(seen.figures["s0-length"]["data"][0]["y"]) == {100.0}
+    assert "s0-length-dev" not in seen.figures
+
+
 def test_quality_by_output_length(out: Path) -> None:
     # The first sentence, one of three whose reference has 11 words, is wrong with every seed.
     report.build(out)
