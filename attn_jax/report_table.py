@@ -237,7 +237,10 @@ def parameters(study: Study, variant: Variant) -> int | None:
 
 
 def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool = False) -> list[tuple[str, str]]:
-    """(title, key) of the columns of `rows` that say something, for the files of tables; every: for the page."""
+    """(title, key) of the columns of `rows` that say something, for the files of tables; every: for the page.
+
+    The page's rows can be sorted: there the variant that others are compared with is named.
+    """
     titles = {
         "mean": f"{section.metric} ({section.split})",
         "interval": "95 % interval",
@@ -245,7 +248,7 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
         "n": "seeds",
         "failed": "failed",
         "ranks": "rank",
-        "difference": "to the first row",
+        "difference": f"to {rows[0]['label']}" if every else "to the first row",
         "p": "p",
         "flip": "p, sign-flip",
         "effect": "effect",

@@ -164,7 +164,17 @@ def test_one_variant_has_an_interval_and_no_test(tmp_path: Path) -> None:
     text = Page(tmp_path / "report.html").text
     assert "Means over seeds with 95 % Student t-intervals" in text
     assert "need at least two seeds" not in text
-    assert "To the first row" not in text
+    assert "mean difference by seed" not in text
+
+
+def test_the_page_names_the_variant_that_others_are_compared_with(out: Path) -> None:
+    report.build(out)
+    text = Page(out / "report.html").text
+    assert "first row" not in text
+    # In the main table and in the bootstrap's.
+    assert text.count(" to dot ") == 2
+    assert '"To dot", the best mean: mean difference by seed with the 95 % interval of that comparison alone' in text
+    assert "Holm-corrected over 3 pairs of variants, so that an interval without 0 may stand beside a p" in text
 
 
 def test_a_published_figure_stands_beside_its_own_data_set(tmp_path: Path) -> None:
