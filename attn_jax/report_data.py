@@ -141,7 +141,7 @@ class Section:
         """
         both = designs([one, other])
         try:
-            return factors(*(configs.override(configs.Config(), flat) for flat in both))
+            return factors(*(_config(json.dumps(flat)) for flat in both))
         except UserError:
             return differing(both)
 
@@ -336,6 +336,12 @@ def _variants(runs: Sequence[Run], tuning: Sequence[_Entry]) -> tuple[list[Varia
     ]
     told = [(entry, name) for entry, name in zip([*entries, *others], names, strict=True) if entry]
     return variants, [dataclasses.replace(entry.tuned, label=name) for entry, name in told]
+
+
+@functools.lru_cache(maxsize=1000)
+def _config(flat: str) -> configs.Config:
+    """Of the JSON of a flat configuration; each is compared with that of every other variant."""
+    return configs.override(configs.Config(), json.loads(flat))
 
 
 def designs(variants: Sequence[Variant]) -> list[Mapping[str, Any]]:

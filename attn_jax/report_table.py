@@ -20,32 +20,36 @@ def console_table(study: Study, section: Section) -> "Table":
     from rich.text import Text
 
     cells = rows(study, section)
-    columns = [
-        (f"\n{section.metric} ({section.split})", "mean"),
-        ("95 %\ninterval", "interval"),
-        ("\nseeds", "n"),
-        ("\nfailed", "failed"),
-        ("to the first row,\n95 % interval", "difference"),
-        ("p\n(Holm)", "p"),
-        ("\npublished", "published"),
-        ("\nparameters", "parameters"),
-        ("tokens/s\na run", "speed"),
-    ]
-    columns = [(title, key) for title, key in columns if any(row[key]["text"] for row in cells)]
+    titles = {
+        "mean": f"\n{section.metric} ({section.split})",
+        "interval": "95 %\ninterval",
+        "n": "\nseeds",
+        "failed": "\nfailed",
+        "ranks": "\nrank",
+        "difference": "to the first row,\n95 % interval",
+        "p": "p\n(Holm)",
+        "flip": "p,\nsign-flip",
+        "effect": "\neffect",
+        "published": "\npublished",
+        "parameters": "\nparameters",
+        "speed": "tokens/s\na run",
+    }
+    shown = [(titles[key], key) for _, key in columns(section, cells) if key in titles]
     table = Table(box=box.SIMPLE, title=section.title, title_justify="left")
     longest = max(len(row["label"]) for row in cells)
     table.add_column("\nvariant", overflow="fold", min_width=min(longest, 24))
-    for title, _ in columns:
+    for title, _ in shown:
         table.add_column(title, justify="right", no_wrap=True)
     for row in cells:
-        table.add_row(Text(row["label"]), *(Text(row[key]["text"]) for _, key in columns))
+        marked = {key: row[key]["text"] + (SEVERAL if key == "difference" and several(row) else "") for _, key in shown}
+        table.add_row(Text(row["label"]), *(Text(text) for text in marked.values()))
     left_out = [run for run in section.runs if run.result is None]
     failed = [run for run in section.done if run.failed]
     early = [run for run in section.done if run.early]
     notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out)
     notes += [f"{len(failed)} run(s) failed, and count with their last good parameters"] * bool(failed)
     notes += [f"{len(early)} run(s) ended by early stopping"] * bool(early)
-    table.caption = "; ".join(notes) or None
+    table.caption = Text("; ".join([*notes, *footnotes(cells)])) if notes or footnotes(cells) else None
     table.caption_justify = "left"
     return table
 
@@ -237,9 +241,10 @@ def parameters(study: Study, variant: Variant) -> int | None:
 
 
 def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool = False) -> list[tuple[str, str]]:
-    """(title, key) of the columns of `rows` that say something, for the files of tables; every: for the page.
+    """(title, key) of the columns of `rows` that say something; every: for the page, or else for papers and consoles.
 
-    The page's rows can be sorted: there the variant that others are compared with is named.
+    The page's rows can be sorted: there the variant that others are compared with is named. Elsewhere `footnotes` say
+    what is the same in all rows, or too long for a column.
     """
     titles = {
         "mean": f"{section.metric} ({section.split})",
@@ -259,10 +264,29 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
     }
     said = {key for key in titles if any(row[key]["text"] for row in rows)}
     if not every:
-        said -= {"ranks", "flip", "effect", "factors"}
+        said -= {"factors"} if any(row["flip"]["value"] is not None for row in rows) else {"factors", "flip"}
     elif not any((row["factors"]["value"] or 0) > 1 for row in rows):
         said.discard("factors")  # Where each row differs in one choice, its name says in which.
     return [(title, key) for key, title in titles.items() if key in said]
+
+
+SEVERAL = "\u2020"
+"""Beside a difference between variants that differ in several choices: a dagger."""
+
+
+def several(row: Mapping[str, Any]) -> bool:
+    """Whether a row's variant differs from the first one in more than one choice."""
+    return row["difference"]["text"] != "" and (row["factors"]["value"] or 0) > 1
+
+
+def footnotes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What stands below a table without columns for it: what the sign-flip test needs, and what a dagger means."""
+    notes: list[str] = []
+    if all(row["flip"]["value"] is None for row in rows):
+        notes += dict.fromkeys(f"the exact sign-flip test {text}" for row in rows if (text := row["flip"]["text"]))
+    if together := dict.fromkeys(row["factors"]["text"].replace(", ", " + ") for row in rows if several(row)):
+        notes.append(f"{SEVERAL} differs from the first row in several choices at once ({'; '.join(together)})")
+    return notes
 
 
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
