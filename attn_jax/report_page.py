@@ -1,6 +1,7 @@
 """The page of a study: what the template shows, as plain values and figures."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def page(study: Study, shown: Sequence[Part]) -> str:
         show_p=report_table.show_p,
         signed=report_table.signed,
         mark=report_table.mark,
+        dagger=report_table.SEVERAL,
         figures=_as_script(figures),
         maps=_as_script({"maps": maps, "template": plots.attention_map([], [], [])}),
         css=(folder / "report.css").read_text(encoding="utf-8"),
@@ -174,12 +176,34 @@ def _costs(study: Study, section: Section) -> list[dict[str, Any]]:
 
 
 def _pairs(section: Section) -> dict[str, Any] | None:
-    """Row variant - column variant, in the table's order; None where no pair has an interval."""
+    """Row variant - column variant, in the table's order; None where no pair has an interval.
+
+    lines: a row's variant and its cells, as test or None and whether the two differ in several choices. several:
+    whether any two do. uneven: whether tests are not all over equally many seeds.
+    """
     order = [variant for variant, summary in section.ranked if summary is not None]
     if len(order) < 3 or not any(test.p is not None for test in section.tests.values()):
         return None
-    lines = [(row, [(column, section.tests.get((row.index, column.index))) for column in order]) for row in order]
-    return {"order": order, "lines": lines}
+    several = {
+        frozenset((one.index, other.index)): len(section.factors(one, other)) > 1
+        for one, other in itertools.combinations(order, 2)
+    }
+    lines = [
+        (
+            row,
+            [
+                (section.tests.get((row.index, column.index)), several.get(frozenset((row.index, column.index)), False))
+                for column in order
+            ],
+        )
+        for row in order
+    ]
+    return {
+        "order": order,
+        "lines": lines,
+        "several": any(several.values()),
+        "uneven": len({test.n for test in section.tests.values()}) > 1,
+    }
 
 
 def _run(section: Section, variant: Variant, run: Run) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from fake_study import SENTENCES, fake_run, write_json, write_lines
+from fake_study import SENTENCES, Page, fake_run, write_json, write_lines
+from scipy import stats as reference
 
-from attn_jax import stats
+from attn_jax import report, stats
 from attn_jax.config import Config, override, to_dict
 from attn_jax.errors import UserError
 from attn_jax.report_data import Section, load
@@ -124,6 +127,30 @@ def test_effects_of_a_grid(tmp_path: Path) -> None:
     variants = {variant.label: variant for variant in section.variants}
     one, other = (variants[name] for name in variants if name.startswith("dot"))
     assert section.factors(one, other) == ["cell.name", "train.batch_size"]
+
+
+def test_every_pair_shows_its_interval_and_whether_several_choices_differ(tmp_path: Path) -> None:
+    values = {}
+    for number, (score, cell) in enumerate(itertools.product(("dot", "general"), ("gru", "lstm"))):
+        # The last variant lacks a seed.
+        for seed in range(4 - (number == 3)):
+            values[score, cell, seed] = 80.0 - 5 * number + 0.3 * seed * (number + 1) ** 2
+            fake_run(
+                tmp_path, SIZES | {"score": score, "cell": cell, "seed": seed}, values[score, cell, seed], steps=20
+            )
+    report.build(tmp_path)
+    text = Page(tmp_path / "report.html").text
+    matrix = text[text.index("Every pair") : text.index("If other sentences")]
+    assert "\u2020: the two differ in several choices at once" in matrix
+    for one, other in itertools.combinations(itertools.product(("dot", "general"), ("gru", "lstm")), 2):
+        seeds = range(3 if ("general", "lstm") in (one, other) else 4)
+        differences = [values[*one, seed] - values[*other, seed] for seed in seeds]
+        low, high = reference.t.interval(0.95, len(seeds) - 1, np.mean(differences), reference.sem(differences))
+        dagger = "\u2020" if one[0] != other[0] and one[1] != other[1] else ""
+        shown = f"{np.mean(differences):+.2f}{dagger} [{low:+.2f}, {high:+.2f}] p "
+        assert shown in matrix
+        assert re.match(rf"(< )?[0-9.]+ {len(seeds)} seeds", matrix[matrix.index(shown) + len(shown) :])
+    assert matrix.count("\u2020 [") == 4
 
 
 def test_a_list_of_variants_has_no_effects(scores: Section) -> None:
