@@ -85,23 +85,53 @@ class Section:
         return [self.split, *(split for split in splits if split not in (self.split, "dev"))]
 
     @functools.cached_property
+    def scorings(self) -> dict[str, list[Variant]]:
+        """Variants with results by how their main metric was computed, as `Run.scoring` says.
+
+        Values of different scorings (tokenisers of BLEU, letter case) are not on one scale: between them there is no
+        difference, test or rank.
+        """
+        found: dict[str, list[Variant]] = {}
+        for variant in self.variants:
+            if variant.done:
+                found.setdefault(variant.done[0].scoring(self.metric), []).append(variant)
+        return found
+
+    def reference(self, variant: Variant) -> Variant:
+        """The variant that one is compared with: the best one of its scoring."""
+        own = next((members for members in self.scorings.values() if variant in members), [variant])
+        return next(one for one, _ in self.ranked if one in own)
+
+    @functools.cached_property
     def ranked(self) -> list[tuple[Variant, stats.Summary | None]]:
-        """Variants with the summary of their main metric, best first, those without a value last."""
+        """Variants with the summary of their main metric, best first, those without a value last.
+
+        Of several `scorings` those of the first come first.
+        """
         rows = []
         for variant in self.variants:
             values = variant.values(self.split, self.metric)
             rows.append((variant, stats.summary(list(values.values())) if values else None))
         sign = -1 if higher_is_better(self.metric) else 1
-        return sorted(rows, key=lambda row: (row[1] is None, sign * row[1].mean if row[1] else 0.0))
+        place = {variant.index: n for n, members in enumerate(self.scorings.values()) for variant in members}
+        return sorted(
+            rows, key=lambda row: (row[1] is None, place.get(row[0].index, 0), sign * row[1].mean if row[1] else 0.0)
+        )
 
     @functools.cached_property
     def tests(self) -> dict[tuple[int, int], stats.Compared]:
-        """Paired tests of the main metric between variants, by their indices: row - column."""
-        return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants])
+        """Paired tests of the main metric between variants of one scoring, by their indices: row - column."""
+        scales = [variant.done[0].scoring(self.metric) if variant.done else "" for variant in self.variants]
+        return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants], scales)
 
     @functools.cached_property
     def ranks(self) -> dict[int, ranking.Ranks]:
-        """By index, the ranks of the main metric that the tests leave open to each variant with a value."""
+        """By index, the ranks of the main metric that the tests leave open to each variant with a value.
+
+        None with several `scorings`.
+        """
+        if len(self.scorings) > 1:
+            return {}
         valued = [variant.index for variant, summary in self.ranked if summary is not None]
         return ranking.ranks(valued, self.tests, higher_is_better(self.metric))
 
@@ -130,8 +160,13 @@ class Section:
 
     @functools.cached_property
     def best(self) -> dict[int, float]:
-        """By index, the share of bootstrap resamples in which a variant is the best; empty without `resampled`."""
-        return self.resampled.best(higher_is_better(self.metric)) if self.resampled is not None else {}
+        """By index, the share of bootstrap resamples in which a variant is the best.
+
+        Empty without `resampled`, and with several `scorings`.
+        """
+        if self.resampled is None or len(self.scorings) > 1:
+            return {}
+        return self.resampled.best(higher_is_better(self.metric))
 
     def factors(self, one: Variant, other: Variant) -> list[str]:
         """Names of the choices in which two variants differ; a difference of several cannot be put down to any one.
@@ -147,7 +182,9 @@ class Section:
 
     @functools.cached_property
     def effects(self) -> grids.Effects | None:
-        """What the axes of the study do to the main metric; None where its variants make no grid."""
+        """What the axes of the study do to the main metric; None where its variants make no grid, or no one scale."""
+        if len(self.scorings) > 1:
+            return None
         flats = designs(self.variants)
         paths = telling(flats)
         cells = {

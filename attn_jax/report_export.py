@@ -95,12 +95,12 @@ def _cells(
     raised: str,
     left_out: Collection[str] = (),
 ) -> tuple[list[str], list[list[str]]]:
-    """Titles and lines; the first row is the best, and its mean is bold."""
+    """Titles and lines; the best mean, of several scorings that of each, is bold."""
     columns = [(title, key) for title, key in report_table.columns(section, rows) if key not in left_out]
     lines = []
-    for number, row in enumerate(rows):
+    for row in rows:
         shown = {key: escape(row[key]["text"]) for _, key in columns}
-        if number == 0 and row["mean"]["value"] is not None:
+        if row["best"] and row["mean"]["value"] is not None:
             shown["mean"] = bold % shown["mean"]
         if stars := report_table.mark(row["p"]["value"]):
             shown["mean"] += raised % (stars if "$" in raised else escape(stars))
@@ -116,12 +116,15 @@ def _note(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
     note = f"Means of {section.metric} on {section.split} over {number} seed{'s' if seeds[-1] != 1 else ''}"
     tested = sum(test.p is not None for test in section.tests.values()) // 2
     if tested:
+        compared = report_table.compared_with(section).capitalize()
         note += (
-            " with 95 % Student t-intervals. To the first row: mean differences by seed, each with the 95 % interval "
+            f" with 95 % Student t-intervals. {compared}: mean differences by seed, each with the 95 % interval "
             f"of that comparison alone; p: paired t-tests, Holm-corrected over {tested} pair{'s' * (tested > 1)} "
-            "of variants: * p < 0.05, ** p < 0.01, *** p < 0.001. Rank: those that the tests leave open. "
-            "Effect: Hedges' g of the differences by seed"
+            "of variants: * p < 0.05, ** p < 0.01, *** p < 0.001. "
+            + "Rank: those that the tests leave open. " * bool(section.ranks)
+            + "Effect: Hedges' g of the differences by seed"
         )
     if any(row["failed"]["value"] for row in rows):
         note += ". Failed: runs whose loss was not finite, tested with their last good parameters"
-    return ". ".join([note, *(text[0].upper() + text[1:] for text in report_table.footnotes(rows))]) + "."
+    further = [*report_table.footnotes(rows), report_table.scored_apart(section)]
+    return ". ".join([note, *(text[0].upper() + text[1:] for text in further if text)]) + "."

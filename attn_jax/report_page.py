@@ -138,6 +138,8 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
         "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.failed or run.result is None],
         "failed": sum(run.failed for run in section.runs),
         "early": _early(section),
+        "scored_apart": report_table.scored_apart(section),
+        "compared_with": report_table.compared_with(section, rows[0]["label"]),
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
         "data": results[0]["dataset"] if results else None,
         "varying": varying,
@@ -187,6 +189,7 @@ def _pairs(section: Section) -> dict[str, Any] | None:
     several = {
         frozenset((one.index, other.index)): len(section.factors(one, other)) > 1
         for one, other in itertools.combinations(order, 2)
+        if (one.index, other.index) in section.tests
     }
     lines = [
         (

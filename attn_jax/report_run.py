@@ -72,6 +72,11 @@ class Run:
             self._statistics[split, metric] = found
         return self._statistics[split, metric]
 
+    def scoring(self, metric: str) -> str:
+        """How a metric of output was computed: its signature, but for the version of the library; "" without one."""
+        signature = (self.result or {}).get("signatures", {}).get(metric, "")
+        return "|".join(part for part in signature.split("|") if not part.startswith("version:"))
+
     @functools.cached_property
     def _statistics(self) -> dict[tuple[str, str], np.ndarray]:
         return {}

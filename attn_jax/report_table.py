@@ -26,7 +26,7 @@ def console_table(study: Study, section: Section) -> "Table":
         "n": "\nseeds",
         "failed": "\nfailed",
         "ranks": "\nrank",
-        "difference": "to the first row,\n95 % interval",
+        "difference": f"{compared_with(section)},\n95 % interval",
         "p": "p\n(Holm)",
         "flip": "p,\nsign-flip",
         "effect": "\neffect",
@@ -49,7 +49,8 @@ def console_table(study: Study, section: Section) -> "Table":
     notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out)
     notes += [f"{len(failed)} run(s) failed, and count with their last good parameters"] * bool(failed)
     notes += [f"{len(early)} run(s) ended by early stopping"] * bool(early)
-    table.caption = Text("; ".join([*notes, *footnotes(cells)])) if notes or footnotes(cells) else None
+    said = [text for text in ("; ".join([*notes, *footnotes(cells)]), scored_apart(section)) if text]
+    table.caption = Text("\n".join(said)) if said else None
     table.caption_justify = "left"
     return table
 
@@ -62,16 +63,17 @@ def _cell(text: str = "", value: float | None = None) -> dict[str, Any]:
 def rows(study: Study, section: Section) -> list[dict[str, Any]]:
     """The table's rows, best variant first: `variant`, `label`, and by name of the column a cell.
 
-    `difference` and `p` compare with the first row, by seed; p is corrected over all pairs of variants, so
-    that choosing the best row to compare with is covered. So are `flip`, the p value of the exact sign-flip test or
+    `difference` and `p` compare with the first row, of several scorings with the best of its own, by seed; p is
+    corrected over all pairs of variants, so that choosing the best row to compare with is covered. `best`: whether the
+    row is the one that others are compared with. Corrected are also `flip`, the p value of the exact sign-flip test or
     the seeds that it needs, `effect`, Hedges' g of the difference, and `factors`, the choices in which the two differ.
     `ranks` are those that all tests together leave open. `others` holds the means of the other metrics, and
     of the main one on other splits, by title, each with the text of its `interval`.
     """
-    first = section.ranked[0][0]
     table = []
     for variant, summary in section.ranked:
-        row: dict[str, Any] = {"variant": variant, "label": variant.label}
+        first = section.reference(variant)
+        row: dict[str, Any] = {"variant": variant, "label": variant.label, "best": variant is first}
         row["n"] = _cell(f"{summary.n if summary else 0}/{len(variant.runs)}", summary.n if summary else 0)
         failed = sum(run.failed for run in variant.runs)
         row["failed"] = _cell(str(failed) if failed else "", failed)
@@ -125,9 +127,9 @@ def bootstrap_rows(section: Section) -> list[dict[str, Any]]:
     resampled = section.resampled
     if resampled is None:
         return []
-    first = section.ranked[0][0]
     table = []
     for variant, _ in section.ranked:
+        first = section.reference(variant)
         interval = resampled.mean(variant.index)
         difference = resampled.difference(variant.index, first.index) if variant is not first else None
         if interval is not None:
@@ -253,7 +255,7 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
         "n": "seeds",
         "failed": "failed",
         "ranks": "rank",
-        "difference": f"to {rows[0]['label']}" if every else "to the first row",
+        "difference": compared_with(section, rows[0]["label"] if every else "the first row"),
         "p": "p",
         "flip": "p, sign-flip",
         "effect": "effect",
@@ -268,6 +270,22 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
     elif not any((row["factors"]["value"] or 0) > 1 for row in rows):
         said.discard("factors")  # Where each row differs in one choice, its name says in which.
     return [(title, key) for key, title in titles.items() if key in said]
+
+
+def compared_with(section: Section, first: str = "the first row") -> str:
+    """What the column of differences is called; first: what the best row is."""
+    return f"to {first}" if len(section.scorings) < 2 else "to the best of its scoring"
+
+
+def scored_apart(section: Section) -> str:
+    """Of variants that were scored in several ways: that they are not compared, and who was scored how; else empty."""
+    if len(section.scorings) < 2:
+        return ""
+    ways = [f"{way or 'no signature'}: {'; '.join(v.label for v in own)}" for way, own in section.scorings.items()]
+    return (
+        f"The values of {section.metric} were computed in {len(ways)} ways, which are not comparable: there are no "
+        f"differences, tests, ranks or effects across them. {'. '.join(ways)}"
+    )
 
 
 SEVERAL = "\u2020"
@@ -285,7 +303,7 @@ def footnotes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if all(row["flip"]["value"] is None for row in rows):
         notes += dict.fromkeys(f"the exact sign-flip test {text}" for row in rows if (text := row["flip"]["text"]))
     if together := dict.fromkeys(row["factors"]["text"].replace(", ", " + ") for row in rows if several(row)):
-        notes.append(f"{SEVERAL} differs from the first row in several choices at once ({'; '.join(together)})")
+        notes.append(f"{SEVERAL} the two differ in several choices at once ({'; '.join(together)})")
     return notes
 
 

@@ -55,6 +55,7 @@ def fake_run(
     wrong: int = 1,
     fingerprint: str = "f",
     long: int | None = None,
+    signature: str = "exact_match|norm:logic|nrefs:1",
 ) -> str:
     """Writes one run's result files; `value` is its test value, `wrong` how many predictions differ.
 
@@ -105,7 +106,7 @@ def fake_run(
                 "licence": "MIT",
             },
             "metrics": splits | {"dev": {} if value is None else {metric: value + 1}},
-            "signatures": {metric: "exact_match|norm:logic|nrefs:1"},
+            "signatures": {metric: signature},
             "selected_step": 300,
             "steps": steps,
             "parameters": 123456 if config.score.name == "none" else 234567,

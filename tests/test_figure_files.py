@@ -131,10 +131,10 @@ def test_differences_in_several_choices_have_a_dagger(tmp_path: Path) -> None:
     tex, plain, text = table_tex(study), table_md(study), report.table_text(tmp_path)
     for whole, mark, name in ((tex, r"$^{\dagger}$", "general, gru"), (text, "\u2020", "general, gru")):
         marked = [line for line in whole.split("\n") if mark in line and not line.startswith(r"\caption")]
-        assert [line.strip().startswith(name) for line in marked if "differs from" not in line] == [True]
-    assert "differs from the first row in several choices at once (cell.name + score.name)" in " ".join(text.split())
+        assert [line.strip().startswith(name) for line in marked if "the two differ" not in line] == [True]
+    assert "the two differ in several choices at once (cell.name + score.name)" in " ".join(text.split())
     for whole in (tex, plain):
-        assert re.search(r"differs from the first row in several choices at once \(cell.name \+ score.name\)\.", whole)
+        assert re.search(r"the two differ in several choices at once \(cell.name \+ score.name\)\.", whole)
     # Six pairs and seven seeds: 6 * 2 / 2^7 is above 0.05.
     assert "the exact sign-flip test needs 8 seeds" in " ".join(text.split())
     assert {"rank", "effect"} <= set(text.split())

@@ -153,6 +153,61 @@ def test_every_pair_shows_its_interval_and_whether_several_choices_differ(tmp_pa
     assert matrix.count("\u2020 [") == 4
 
 
+def signature(tokenizer: str, version: str = "2.5.1") -> str:
+    return f"bleu|nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:exp|version:{version}"
+
+
+def test_variants_that_were_scored_in_different_ways_are_not_compared(tmp_path: Path) -> None:
+    # The highest figures are those of the tokeniser that splits more: no fair comparison.
+    grid = list(itertools.product(("none", "13a"), ("dot", "general", "none")))
+    for number, (tokenizer, score) in enumerate(grid):
+        changes = SIZES | {"score": score, "data.bleu_tokenizer": tokenizer}
+        for seed in range(3):
+            value = 20.0 + number + 0.1 * seed * (number + 1)
+            options: dict[str, Any] = {"metric": "bleu", "signature": signature(tokenizer), "steps": 20}
+            fake_run(tmp_path, changes | {"seed": seed}, value, **options)
+    study = load(tmp_path)
+    section = study.sections[0]
+    apart = {
+        (a.index, b.index) for a in section.variants for b in section.variants if a is not b
+    } - section.tests.keys()
+    way = {v.index: v.config["data.bleu_tokenizer"] for v in section.variants}
+    assert apart == {(a, b) for a in way for b in way if way[a] != way[b]}
+    # Holm over the three pairs of each tokeniser, and no more.
+    plain = {pair: test.plain for pair, test in section.tests.items() if pair[0] < pair[1]}
+    assert len(plain) == 6
+    smallest = min(plain, key=lambda pair: plain[pair] or 0)
+    assert section.tests[smallest].p == pytest.approx(6 * (plain[smallest] or 0))
+    table = rows(study, section)
+    ways = [way[row["variant"].index] for row in table]
+    assert ways in (["none"] * 3 + ["13a"] * 3, ["13a"] * 3 + ["none"] * 3)
+    assert [row["best"] for row in table] == [True, False, False] * 2
+    assert [bool(row["difference"]["text"]) for row in table] == [False, True, True] * 2
+    assert not any(row["ranks"]["text"] for row in table)
+    assert (section.ranks, section.best, section.effects) == ({}, {}, None)
+    report.build(tmp_path)
+    page, tex = Page(tmp_path / "report.html").text, (tmp_path / "table.tex").read_text()
+    said = "The values of bleu were computed in 2 ways, which are not comparable"
+    for text in (page, " ".join(report.table_text(tmp_path).split()), tex):
+        assert said in text
+        assert "tok:13a" in text
+        assert "o the best of its scoring" in text
+    assert tex.count(r"\textbf{") == 2
+    assert "Effects of the axes" not in page
+    # Pairs of one tokeniser differ in the score alone.
+    assert "the two differ in several choices" not in page
+
+
+def test_another_version_of_the_library_is_no_other_scoring(tmp_path: Path) -> None:
+    for score, version in (("dot", "2.5.1"), ("general", "2.4.0")):
+        for seed in range(3):
+            changes, value = SIZES | {"score": score, "seed": seed}, 80.0 + (seed + 1) * len(score) % 5
+            fake_run(tmp_path, changes, value, metric="bleu", signature=signature("13a", version), steps=20)
+    section = load(tmp_path).sections[0]
+    assert len(section.scorings) == 1
+    assert len(section.tests) == 2
+
+
 def test_a_list_of_variants_has_no_effects(scores: Section) -> None:
     assert scores.effects is None
     assert marginal_rows(scores) == variance_rows(scores) == []
