@@ -91,8 +91,8 @@ def curves(
     """Mean over seeds against the optimiser step, with a band from the lowest to the highest seed.
 
     Args:
-      series: (label, variant's index, one {step: value} a seed) a variant. A step's mean is over the seeds
-        that have it.
+      series: (label, variant's index, one {step: value} a seed) a variant. A seed that ends before others keeps its
+        last value: a mean over those that go on alone would be one over other seeds at every step.
       y: title of the vertical axis.
       log: logarithmic vertical axis.
       points: longer curves are averaged over equal stretches of steps, down to about that many points.
@@ -104,7 +104,7 @@ def curves(
             continue
         color, dash = style(index)
         steps = [row[0] for row in rows]
-        if any(row[4] > 1 for row in rows):
+        if any(row[5] > 1 for row in rows):
             edge = {
                 "mode": "lines",
                 "line": {"width": 0},
@@ -127,9 +127,10 @@ def curves(
                 "legendgroup": str(index),
                 "x": steps,
                 "y": [row[1] for row in rows],
-                "customdata": [[row[2], row[3], row[4]] for row in rows],
+                "customdata": [list(row[2:]) for row in rows],
                 "hovertemplate": "<b>%{fullData.name}</b><br>step %{x}: %{y:.4g}<br>"
-                "%{customdata[2]} seed(s), %{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
+                "%{customdata[2]} of %{customdata[3]} seed(s) in training, "
+                "%{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
             }
         )
     values = [value for trace in data for value in trace["y"] if value > 0]
@@ -150,24 +151,29 @@ def _decades(low: float, high: float) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
-def _average(seeds: Sequence[Mapping[int, float]], points: int) -> list[tuple[float, float, float, float, int]]:
-    """(step, mean, lowest, highest, seeds) of every stretch of steps."""
+def _average(seeds: Sequence[Mapping[int, float]], points: int) -> list[tuple[float, float, float, float, int, int]]:
+    """(step, mean, lowest, highest, seeds in training, seeds) of every stretch of steps; see `curves`."""
     last = max((step for seed in seeds for step in seed), default=0)
     steps = {step for seed in seeds for step in seed}
     width = max(1, math.ceil((last + 1) / points)) if len(steps) > points else 0
-    stretches: dict[int, list[list[tuple[int, float]]]] = {}
+    stretches: dict[int, list[int]] = {}
+    means: list[dict[int, float]] = []
     for seed in seeds:
-        own: dict[int, list[tuple[int, float]]] = {}
-        for step, value in seed.items():
+        own: dict[int, list[float]] = {}
+        for step, value in sorted(seed.items()):
             if math.isfinite(value):
-                own.setdefault(step // width if width else step, []).append((step, value))
-        for key, pairs in own.items():
-            stretches.setdefault(key, []).append(pairs)
+                key = step // width if width else step
+                own.setdefault(key, []).append(value)
+                stretches.setdefault(key, []).append(step)
+        means.append({key: float(np.mean(values)) for key, values in own.items()})
+    ends = [max(own, default=None) for own in means]
     rows = []
     for key in sorted(stretches):
-        means = [float(np.mean([value for _, value in pairs])) for pairs in stretches[key]]
-        center = float(np.mean([step for pairs in stretches[key] for step, _ in pairs]))
-        rows.append((round(center, 1), float(np.mean(means)), min(means), max(means), len(means)))
+        going = [own[key] for own in means if key in own]
+        ended = [own[end] for own, end in zip(means, ends, strict=True) if end is not None and end < key]
+        values = going + ended
+        center = round(float(np.mean(stretches[key])), 1)
+        rows.append((center, float(np.mean(values)), min(values), max(values), len(going), len(values)))
     return rows
 
 

@@ -70,41 +70,41 @@ def train(
     selection = now.selection
     progress.begin(members, trainer.total_steps, now.step)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(vault)
         for log in logs.values():
             stack.callback(log.close)
-        while now.settled < trainer.total_steps and selection.going.any():
-            # Between the ends of intervals nothing is decided: where a dispatch ends changes no result.
-            end, going = schedule.end(now.settled), selection.going
-            while now.step < end:
-                count = min(clock.dispatch, end - now.step)
-                with clock.chunk(count, int(going.sum())):
-                    now.states, report = trainer.chunk(now.states, now.step, count, schedule.length)
-                now.step += count
-                now.reports.append(report)
-                progress.advance(now.step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
+        with vault:
+            while now.settled < trainer.total_steps and selection.going.any():
+                # Between the ends of intervals nothing is decided: where a dispatch ends changes no result.
+                end, going = schedule.end(now.settled), selection.going
+                while now.step < end:
+                    count = min(clock.dispatch, end - now.step)
+                    with clock.chunk(count, int(going.sum())):
+                        now.states, report = trainer.chunk(now.states, now.step, count, schedule.length)
+                    now.step += count
+                    now.reports.append(report)
+                    progress.advance(now.step, _mean(report.loss[:, going]), clock.last_tokens_per_second)
+                    vault.keep(now, logs)
+                epoch = end / trainer.plan.steps_per_epoch
+                selection.note_failures(fetch(now.states.failed))
+                _log_training(logs, going, end, epoch, now.take_reports())
+                if has_dev and schedule.evaluates(end):
+                    searches = metric not in evaluation.LOSS_METRICS
+                    found = evaluator(now.states.params, "dev", decode=searches, greedily=True)
+                    values, going = np.array([one.metrics[metric] for one in found]), selection.going
+                    for run, log in _of(logs, going):
+                        log.write(end, epoch, "dev", found[run].metrics)
+                    selection.update(values, now.states.params, end)
+                    now.states = now.states._replace(active=placement.place(selection.going))
+                    progress.evaluated(end, metric, values[going].tolist())
+                now.settled = end
                 vault.keep(now, logs)
-            epoch = end / trainer.plan.steps_per_epoch
-            selection.note_failures(fetch(now.states.failed))
-            _log_training(logs, going, end, epoch, now.take_reports())
-            if has_dev and schedule.evaluates(end):
-                searches = metric not in evaluation.LOSS_METRICS
-                found = evaluator(now.states.params, "dev", decode=searches, greedily=True)
-                values, going = np.array([one.metrics[metric] for one in found]), selection.going
-                for run, log in _of(logs, going):
-                    log.write(end, epoch, "dev", found[run].metrics)
-                selection.update(values, now.states.params, end)
-                now.states = now.states._replace(active=placement.place(selection.going))
-                progress.evaluated(end, metric, values[going].tolist())
-            now.settled = end
-            vault.keep(now, logs)
-    step = now.settled
-    # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
-    selection.take_last(now.states.params, step, every_run=not has_dev or config.train.select == "last")
-    if processes.leads():
-        storage.write_json(output.program(program) / "timing.json", clock.timing(step))
-
-    outcomes = _test(trainer, corpus, selection, step, evaluator)
+        step = now.settled
+        # A stopped run has kept the parameters of its last good step; one that was never evaluated has none selected.
+        selection.take_last(now.states.params, step, every_run=not has_dev or config.train.select == "last")
+        if processes.leads():
+            storage.write_json(output.program(program) / "timing.json", clock.timing(step))
+        outcomes = _test(trainer, corpus, selection, step, evaluator)
+        _log_tests(logs, outcomes, trainer.plan.steps_per_epoch)
     written = [outcomes[run] for run in processes.decided(lambda: list(logs))]
     for one in written:
         outcome.write(output, one, corpus, program)
@@ -142,6 +142,15 @@ def _log_training(logs: Mapping[int, Log], going: np.ndarray, step: int, epoch: 
             "learning_rate": float(report.learning_rate[-1, run]),
         }
         log.write(step, epoch, "train", values)
+
+
+def _log_tests(logs: Mapping[int, Log], outcomes: Sequence[Outcome], steps_per_epoch: float) -> None:
+    """A line a test split at the last step of each log; selected_step: of the parameters that were tested."""
+    for run, log in logs.items():
+        for split, evaluated in outcomes[run].evaluated.items():
+            if split != "dev":
+                values = {**evaluated.metrics, "selected_step": outcomes[run].selected_step}
+                log.write(log.step, log.step / steps_per_epoch, split, values)
 
 
 def _test(trainer: Trainer, corpus: Corpus, selection: Selection, step: int, evaluator: Evaluator) -> list[Outcome]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from attn_jax import breakdown, metrics, plots, report_table, stats
-from attn_jax.report_data import Run, Section, Study, Variant
+from attn_jax.report_data import Section, Study, Variant
+from attn_jax.report_run import Run
 from attn_jax.stats import Summary
 
 
@@ -29,7 +30,7 @@ def charts(study: Study, section: Section) -> list[Chart]:
     return [
         *([_forest(section, ranked)] if ranked else []),
         *_curves(section),
-        *_by_lengths(section),
+        *(chart for split in section.tested for chart in _by_lengths(section, split)),
         *([by_frequency] if by_frequency else []),
         *_sharpness(section),
         *_costs(study, section, ranked),
@@ -61,6 +62,8 @@ def _curves(section: Section) -> list[Chart]:
         if any(seed for _, _, seeds in series for seed in seeds):
             figure = plots.curves(series, f"{split} {metric}", log=metric == "loss")
             note = "mean over seeds; band: lowest to highest seed"
+            if any(len({max(seed) for seed in seeds if seed}) > 1 for _, _, seeds in series):
+                note += "; a seed that stopped before others of its variant keeps its last value in both"
             found.append(Chart(f"{split}-{metric}", f"{split} {metric}", note, figure))
     return found
 
@@ -87,15 +90,15 @@ def _options(variant: Variant) -> dict[str, str]:
     return metrics.options((variant.done[0].result or {}).get("signatures", {})) if variant.done else {}
 
 
-def _by_lengths(section: Section) -> list[Chart]:
-    """Quality by length of the source and of the first reference; nothing without predictions."""
+def _by_lengths(section: Section, split: str) -> list[Chart]:
+    """Quality on a split by length of the source and of the first reference; nothing without predictions."""
     metric = section.metric if section.metric in metrics.OUTPUT_METRICS else "exact_match"
-    lines = {v.index: [row for run in v.done for row in run.predictions(section.split)] for v in section.variants}
-    one = next((run.predictions(section.split) for run in section.done), [])
+    lines = {v.index: [row for run in v.done for row in run.predictions(split)] for v in section.variants}
+    one = next((rows for run in section.done if (rows := run.predictions(split))), [])
     if not one:
         return []
     statistics = {
-        v.index: np.concatenate([own for run in v.done if len(own := run.statistics(section.split, metric))])
+        v.index: np.concatenate([own for run in v.done if len(own := run.statistics(split, metric))])
         for v in section.variants
         if lines[v.index]
     }
@@ -115,8 +118,10 @@ def _by_lengths(section: Section) -> list[Chart]:
                 for held in [(low <= lengths) & (lengths <= high)]
             ]
             series.append((variant.label, variant.index, values))
+        if split != section.split:
+            name, title = f"{name}-{split}", f"{title}, {split}"
         figure = plots.binned(series, [breakdown.range_name(*ends) for ends in bins], sizes, axis, metric)
-        found.append(Chart(name, title, f"{metric} on {section.split}; the sentences of all seeds pooled", figure))
+        found.append(Chart(name, title, f"{metric} on {split}; the sentences of all seeds pooled", figure))
     return found
 
 

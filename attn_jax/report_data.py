@@ -6,12 +6,9 @@ Reads only what is on disk (DESIGN.md, Results on disk). A run counts as done wh
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from attn_jax import bootstrap, curves, metrics, ranking, results, stats, storage
 from attn_jax import config as configs
@@ -19,7 +16,8 @@ from attn_jax import effects as grids
 from attn_jax.errors import UserError
 from attn_jax.factors import factors
 from attn_jax.metrics import higher_is_better
-from attn_jax.storage import read_json, read_lines
+from attn_jax.report_run import Run
+from attn_jax.storage import read_json
 from attn_jax.tuned import Tried, Tuned
 
 # Values that name themselves; every other field is written field=value in a variant's label.
@@ -27,107 +25,19 @@ _BARE = ("model", "score.name", "cell.name", "encoder.name")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One run: its flat configuration, the fingerprint of its data and, once it is done, its result.
-
-    config: without the fields that matter to other kinds of model alone.
-    """
-
-    run_id: str
-    folder: Path
-    config: Mapping[str, Any]
-    fingerprint: str
-    result: Mapping[str, Any] | None
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set."""
-        return str(self.config["data.dataset"])
-
-    @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        return int(self.config["seed"])
-
-    def value(self, split: str, metric: str) -> float | None:
-        """The result's value; None where there is none or it is not finite."""
-        found = ((self.result or {}).get("metrics", {}).get(split) or {}).get(metric)
-        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
-
-    @functools.cached_property
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
-        path = self.folder / "metrics.jsonl"
-        lines = read_lines(path, {"step": int, "split": str})
-        for number, line in enumerate(lines, 1):
-            storage.check(line, dict.fromkeys(line.keys() - {"split"}, results.NUMBER), f"{path}:{number}")
-        return lines
-
-    def predictions(self, split: str) -> list[dict[str, Any]]:
-        """The lines of `predictions.<split>.jsonl`."""
-        kinds = {"source_length": int, "target_length": int, "prediction": str, "references": list[str]}
-        path = self.folder / f"predictions.{split}.jsonl"
-        lines = read_lines(path, kinds)
-        for number, line in enumerate(lines, 1):
-            if not line["references"]:
-                raise UserError(f"{path}:{number}: expected 'references' with one text or more")
-        return lines
-
-    def statistics(self, split: str, metric: str) -> np.ndarray:
-        """What `metrics.per_sentence` says of every sentence; empty without predictions. Computed once."""
-        if (split, metric) not in self._statistics:
-            lines, found = self.predictions(split), np.zeros((0, 0))
-            if lines:
-                options = metrics.options((self.result or {}).get("signatures", {}))
-                outputs, references = [line["prediction"] for line in lines], [line["references"] for line in lines]
-                found = metrics.per_sentence(metric, outputs, references, **options)
-            self._statistics[split, metric] = found
-        return self._statistics[split, metric]
-
-    @functools.cached_property
-    def _statistics(self) -> dict[tuple[str, str], np.ndarray]:
-        return {}
-
-    @functools.cached_property
-    def attention(self) -> list[dict[str, Any]]:
-        """The examples of `attention.json`, weights as [N][T][S]; none where the model has no attention."""
-        path = self.folder / "attention.json"
-        if not path.exists():
-            return []
-        examples = read_json(path, {"examples": list})["examples"]
-        for example in examples:
-            storage.check(example, results.MAP, str(path))
-            # A map without a row is one head's: its sentence has no output.
-            deep = any(isinstance(row[0], list) for row in example["weights"] if row)
-            example["weights"] = heads = example["weights"] if deep else [example["weights"]]
-            shape = (len(example["target"]), {len(example["source"])})
-            if any(len(rows) != shape[0] or {len(row) for row in rows} - shape[1] for rows in heads):
-                raise UserError(f"{path}: expected 'weights' with a row for each target symbol, as long as the source")
-        return list(examples)
-
-    @property
-    def stopped(self) -> str:
-        """Why and where training stopped before its last step; empty if it did not."""
-        stopped = (self.result or {}).get("stopped")
-        return f"stopped at step {stopped['step']}: {stopped['reason']}" if stopped else ""
-
-    @property
-    def status(self) -> str:
-        """Finished, stopped (where and why), or unfinished (where)."""
-        if self.result is None:
-            last = self.history[-1].get("step", 0) if self.history else 0
-            return f"unfinished, last record at step {last}"
-        return self.stopped or "finished"
-
-
-@dataclasses.dataclass(frozen=True)
 class Variant:
-    """Runs that differ in nothing but the seed. `index` is the place in the study and chooses the colour."""
+    """Runs that differ in nothing but the seed. `index` is the place in the study and chooses the colour.
+
+    config: what was trained. described: the same before tuning chose values for it; without tuning the same. tuned: the
+    fields that were tuned and what was tried, {path: values}.
+    """
 
     index: int
     label: str
     config: Mapping[str, Any]
     runs: Sequence[Run]
+    described: Mapping[str, Any]
+    tuned: Mapping[str, Sequence[Any]]
 
     @property
     def done(self) -> list[Run]:
@@ -168,24 +78,60 @@ class Section:
         """The runs that have a result."""
         return [run for run in self.runs if run.result is not None]
 
+    @property
+    def tested(self) -> list[str]:
+        """The test splits of the results, that of the main metric first; dev where that is the main one."""
+        splits = dict.fromkeys(split for run in self.done if run.result for split in run.result["metrics"])
+        return [self.split, *(split for split in splits if split not in (self.split, "dev"))]
+
+    @functools.cached_property
+    def scorings(self) -> dict[str, list[Variant]]:
+        """Variants with results by how their main metric was computed, as `Run.scoring` says.
+
+        Values of different scorings (tokenisers of BLEU, letter case) are not on one scale: between them there is no
+        difference, test or rank.
+        """
+        found: dict[str, list[Variant]] = {}
+        for variant in self.variants:
+            if variant.done:
+                found.setdefault(variant.done[0].scoring(self.metric), []).append(variant)
+        return found
+
+    def reference(self, variant: Variant) -> Variant:
+        """The variant that one is compared with: the best one of its scoring."""
+        own = next((members for members in self.scorings.values() if variant in members), [variant])
+        return next(one for one, _ in self.ranked if one in own)
+
     @functools.cached_property
     def ranked(self) -> list[tuple[Variant, stats.Summary | None]]:
-        """Variants with the summary of their main metric, best first, those without a value last."""
+        """Variants with the summary of their main metric, best first, those without a value last.
+
+        Of several `scorings` those of the first come first.
+        """
         rows = []
         for variant in self.variants:
             values = variant.values(self.split, self.metric)
             rows.append((variant, stats.summary(list(values.values())) if values else None))
         sign = -1 if higher_is_better(self.metric) else 1
-        return sorted(rows, key=lambda row: (row[1] is None, sign * row[1].mean if row[1] else 0.0))
+        place = {variant.index: n for n, members in enumerate(self.scorings.values()) for variant in members}
+        return sorted(
+            rows, key=lambda row: (row[1] is None, place.get(row[0].index, 0), sign * row[1].mean if row[1] else 0.0)
+        )
 
     @functools.cached_property
     def tests(self) -> dict[tuple[int, int], stats.Compared]:
-        """Paired tests of the main metric between variants, by their indices: row - column."""
-        return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants])
+        """Paired tests of the main metric between variants of one scoring, by their indices: row - column."""
+        scales = [variant.done[0].scoring(self.metric) if variant.done else "" for variant in self.variants]
+        return stats.pairwise([variant.values(self.split, self.metric) for variant in self.variants], scales)
 
     @functools.cached_property
     def ranks(self) -> dict[int, ranking.Ranks]:
-        """By index, the ranks of the main metric that the tests leave open to each variant with a value."""
+        """By index, the ranks of the main metric that the tests leave open to each variant with a value.
+
+        None with several `scorings`.
+        """
+        if len(self.scorings) > 1:
+            return {}
         valued = [variant.index for variant, summary in self.ranked if summary is not None]
         return ranking.ranks(valued, self.tests, higher_is_better(self.metric))
 
@@ -214,23 +160,32 @@ class Section:
 
     @functools.cached_property
     def best(self) -> dict[int, float]:
-        """By index, the share of bootstrap resamples in which a variant is the best; empty without `resampled`."""
-        return self.resampled.best(higher_is_better(self.metric)) if self.resampled is not None else {}
+        """By index, the share of bootstrap resamples in which a variant is the best.
+
+        Empty without `resampled`, and with several `scorings`.
+        """
+        if self.resampled is None or len(self.scorings) > 1:
+            return {}
+        return self.resampled.best(higher_is_better(self.metric))
 
     def factors(self, one: Variant, other: Variant) -> list[str]:
         """Names of the choices in which two variants differ; a difference of several cannot be put down to any one.
 
-        All fields that differ where the code that is loaded does not know a name of theirs.
+        What was chosen for two variants by the same tuning is no such choice: see `designs`. All fields that differ
+        where the code that is loaded does not know a name of theirs.
         """
+        both = designs([one, other])
         try:
-            return factors(*(configs.override(configs.Config(), variant.config) for variant in (one, other)))
+            return factors(*(_config(json.dumps(flat)) for flat in both))
         except UserError:
-            return differing([one.config, other.config])
+            return differing(both)
 
     @functools.cached_property
     def effects(self) -> grids.Effects | None:
-        """What the axes of the study do to the main metric; None where its variants make no grid."""
-        flats = [variant.config for variant in self.variants]
+        """What the axes of the study do to the main metric; None where its variants make no grid, or no one scale."""
+        if len(self.scorings) > 1:
+            return None
+        flats = designs(self.variants)
         paths = telling(flats)
         cells = {
             tuple(show(flat.get(path)) if _matters(flat, path) else "-" for path in paths): variant.values(
@@ -243,7 +198,7 @@ class Section:
     @functools.cached_property
     def moving_together(self) -> dict[str, list[str]]:
         """By axis of `effects`, the other fields whose value goes with that of the axis: their effect is in its own."""
-        flats = [variant.config for variant in self.variants]
+        flats = designs(self.variants)
         paths = telling(flats)
         rest = [path for path in differing(flats) if path not in paths]
 
@@ -411,11 +366,30 @@ def _variants(runs: Sequence[Run], tuning: Sequence[_Entry]) -> tuple[list[Varia
         for n, name in enumerate(names)
     ]
     variants = [
-        Variant(index, name, group[0].config, group)
-        for index, (name, group) in enumerate(zip(names, members, strict=False))
+        Variant(index, name, group[0].config, group, described, entry.tuned.fields if entry else {})
+        for index, (name, group, described, entry) in enumerate(
+            zip(names[: len(members)], members, configured, entries, strict=True)
+        )
     ]
     told = [(entry, name) for entry, name in zip([*entries, *others], names, strict=True) if entry]
     return variants, [dataclasses.replace(entry.tuned, label=name) for entry, name in told]
+
+
+@functools.lru_cache(maxsize=1000)
+def _config(flat: str) -> configs.Config:
+    """Of the JSON of a flat configuration; each is compared with that of every other variant."""
+    return configs.override(configs.Config(), json.loads(flat))
+
+
+def designs(variants: Sequence[Variant]) -> list[Mapping[str, Any]]:
+    """The configurations by which variants are compared: what the study sets out to differ, not what it picked by dev.
+
+    Of variants that were tuned alike, over the same values of the same fields, these are the described ones: that each
+    has the values that suit it is what makes them comparable. Where one was tuned and another was not, or otherwise,
+    the difference between what was trained counts.
+    """
+    alike = all(variant.tuned == variants[0].tuned for variant in variants)
+    return [variant.described if alike else variant.config for variant in variants]
 
 
 def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:

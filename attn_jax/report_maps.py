@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from attn_jax import plots
-from attn_jax.report_data import Run, Section, Variant
+from attn_jax.report_data import Section, Variant
+from attn_jax.report_run import Run
 
 SENTENCES = 12
 """Attention examples on the page."""

@@ -1,6 +1,7 @@
 """The page of a study: what the template shows, as plain values and figures."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 
 from attn_jax import plots, report_charts, report_curves, report_maps, report_table
 from attn_jax.report_charts import Chart
-from attn_jax.report_data import Run, Section, Study, Variant, differing, show
+from attn_jax.report_data import Section, Study, Variant, differing, show
 from attn_jax.report_maps import Maps
+from attn_jax.report_run import Run
 from attn_jax.report_tuning import tuning_note, tuning_rows
 
 
@@ -58,6 +60,7 @@ def page(study: Study, shown: Sequence[Part]) -> str:
         show_p=report_table.show_p,
         signed=report_table.signed,
         mark=report_table.mark,
+        dagger=report_table.SEVERAL,
         figures=_as_script(figures),
         maps=_as_script({"maps": maps, "template": plots.attention_map([], [], [])}),
         css=(folder / "report.css").read_text(encoding="utf-8"),
@@ -132,7 +135,11 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
         "no_attention": [v.label for v in section.variants if v.done and v.config.get("score.name") == "none"],
         "costs": _costs(study, section),
         "runs": [_run(section, variant, run) for variant in section.variants for run in variant.runs],
-        "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.status != "finished"],
+        "trouble": [(v.label, run) for v in section.variants for run in v.runs if run.failed or run.result is None],
+        "failed": sum(run.failed for run in section.runs),
+        "early": _early(section),
+        "scored_apart": report_table.scored_apart(section),
+        "compared_with": report_table.compared_with(section, rows[0]["label"]),
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
         "data": results[0]["dataset"] if results else None,
         "varying": varying,
@@ -143,6 +150,15 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
             if path not in varying and path != "seed"
         },
     }
+
+
+def _early(section: Section) -> str:
+    """How many runs ended by early stopping, and where; empty if none did."""
+    steps = sorted(int(run.result["steps"]) for run in section.done if run.result and run.early)
+    if not steps:
+        return ""
+    where = f"at step {steps[0]}" if steps[0] == steps[-1] else f"between steps {steps[0]} and {steps[-1]}"
+    return f"Early stopping ended {len(steps)} of {len(section.done)} runs, {where}."
 
 
 def _costs(study: Study, section: Section) -> list[dict[str, Any]]:
@@ -162,12 +178,35 @@ def _costs(study: Study, section: Section) -> list[dict[str, Any]]:
 
 
 def _pairs(section: Section) -> dict[str, Any] | None:
-    """Row variant - column variant, in the table's order; None where no pair has an interval."""
+    """Row variant - column variant, in the table's order; None where no pair has an interval.
+
+    lines: a row's variant and its cells, as test or None and whether the two differ in several choices. several:
+    whether any two do. uneven: whether tests are not all over equally many seeds.
+    """
     order = [variant for variant, summary in section.ranked if summary is not None]
     if len(order) < 3 or not any(test.p is not None for test in section.tests.values()):
         return None
-    lines = [(row, [(column, section.tests.get((row.index, column.index))) for column in order]) for row in order]
-    return {"order": order, "lines": lines}
+    several = {
+        frozenset((one.index, other.index)): len(section.factors(one, other)) > 1
+        for one, other in itertools.combinations(order, 2)
+        if (one.index, other.index) in section.tests
+    }
+    lines = [
+        (
+            row,
+            [
+                (section.tests.get((row.index, column.index)), several.get(frozenset((row.index, column.index)), False))
+                for column in order
+            ],
+        )
+        for row in order
+    ]
+    return {
+        "order": order,
+        "lines": lines,
+        "several": any(several.values()),
+        "uneven": len({test.n for test in section.tests.values()}) > 1,
+    }
 
 
 def _run(section: Section, variant: Variant, run: Run) -> dict[str, Any]:

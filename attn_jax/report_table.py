@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_jax import config as configs
+from attn_jax import stats
 from attn_jax.report_data import Section, Study, Variant
 from attn_jax.stats import Compared
 
@@ -19,30 +20,37 @@ def console_table(study: Study, section: Section) -> "Table":
     from rich.text import Text
 
     cells = rows(study, section)
-    columns = [
-        (f"\n{section.metric} ({section.split})", "mean"),
-        ("95 %\ninterval", "interval"),
-        ("\nseeds", "n"),
-        ("to the first row,\n95 % interval", "difference"),
-        ("p\n(Holm)", "p"),
-        ("\npublished", "published"),
-        ("\nparameters", "parameters"),
-        ("tokens/s\na run", "speed"),
-    ]
-    columns = [(title, key) for title, key in columns if any(row[key]["text"] for row in cells)]
+    titles = {
+        "mean": f"\n{section.metric} ({section.split})",
+        "interval": "95 %\ninterval",
+        "n": "\nseeds",
+        "failed": "\nfailed",
+        "ranks": "\nrank",
+        "difference": f"{compared_with(section)},\n95 % interval",
+        "p": "p\n(Holm)",
+        "flip": "p,\nsign-flip",
+        "effect": "\neffect",
+        "published": "\npublished",
+        "parameters": "\nparameters",
+        "speed": "tokens/s\na run",
+    }
+    shown = [(titles[key], key) for _, key in columns(section, cells) if key in titles]
     table = Table(box=box.SIMPLE, title=section.title, title_justify="left")
     longest = max(len(row["label"]) for row in cells)
     table.add_column("\nvariant", overflow="fold", min_width=min(longest, 24))
-    for title, _ in columns:
+    for title, _ in shown:
         table.add_column(title, justify="right", no_wrap=True)
     for row in cells:
-        table.add_row(Text(row["label"]), *(Text(row[key]["text"]) for _, key in columns))
+        marked = {key: row[key]["text"] + (SEVERAL if key == "difference" and several(row) else "") for _, key in shown}
+        table.add_row(Text(row["label"]), *(Text(text) for text in marked.values()))
     left_out = [run for run in section.runs if run.result is None]
-    stopped = [run for run in section.done if run.stopped]
-    notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out) + [
-        f"{len(stopped)} run(s) stopped early"
-    ] * bool(stopped)
-    table.caption = "; ".join(notes) or None
+    failed = [run for run in section.done if run.failed]
+    early = [run for run in section.done if run.early]
+    notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out)
+    notes += [f"{len(failed)} run(s) failed, and count with their last good parameters"] * bool(failed)
+    notes += [f"{len(early)} run(s) ended by early stopping"] * bool(early)
+    said = [text for text in ("; ".join([*notes, *footnotes(cells)]), scored_apart(section)) if text]
+    table.caption = Text("\n".join(said)) if said else None
     table.caption_justify = "left"
     return table
 
@@ -55,17 +63,20 @@ def _cell(text: str = "", value: float | None = None) -> dict[str, Any]:
 def rows(study: Study, section: Section) -> list[dict[str, Any]]:
     """The table's rows, best variant first: `variant`, `label`, and by name of the column a cell.
 
-    `difference` and `p` compare with the first row, by seed; p is corrected over all pairs of variants, so
-    that choosing the best row to compare with is covered. So are `flip`, the p value of the exact sign-flip test or
+    `difference` and `p` compare with the first row, of several scorings with the best of its own, by seed; p is
+    corrected over all pairs of variants, so that choosing the best row to compare with is covered. `best`: whether the
+    row is the one that others are compared with. Corrected are also `flip`, the p value of the exact sign-flip test or
     the seeds that it needs, `effect`, Hedges' g of the difference, and `factors`, the choices in which the two differ.
     `ranks` are those that all tests together leave open. `others` holds the means of the other metrics, and
-    of the main one on dev, by title.
+    of the main one on other splits, by title, each with the text of its `interval`.
     """
-    first = section.ranked[0][0]
     table = []
     for variant, summary in section.ranked:
-        row: dict[str, Any] = {"variant": variant, "label": variant.label}
+        first = section.reference(variant)
+        row: dict[str, Any] = {"variant": variant, "label": variant.label, "best": variant is first}
         row["n"] = _cell(f"{summary.n if summary else 0}/{len(variant.runs)}", summary.n if summary else 0)
+        failed = sum(run.failed for run in variant.runs)
+        row["failed"] = _cell(str(failed) if failed else "", failed)
         row["mean"] = _cell(f"{summary.mean:.2f}", summary.mean) if summary else _cell("-")
         row["interval"], row["sd"] = _cell(), _cell()
         if summary is not None and summary.low is not None:
@@ -116,9 +127,9 @@ def bootstrap_rows(section: Section) -> list[dict[str, Any]]:
     resampled = section.resampled
     if resampled is None:
         return []
-    first = section.ranked[0][0]
     table = []
     for variant, _ in section.ranked:
+        first = section.reference(variant)
         interval = resampled.mean(variant.index)
         difference = resampled.difference(variant.index, first.index) if variant is not first else None
         if interval is not None:
@@ -171,11 +182,13 @@ def _others(section: Section) -> list[tuple[str, str]]:
 
 
 def _mean(variant: Variant, split: str, metric: str) -> dict[str, Any]:
+    """The mean over seeds as a cell; `interval`: its 95 % t-interval as text, empty with one seed."""
     values = list(variant.values(split, metric).values())
     if not values:
-        return _cell()
-    mean = sum(values) / len(values)
-    return _cell(f"{mean:.4g}" if metric in ("loss", "perplexity") else f"{mean:.2f}", mean)
+        return _cell() | {"interval": ""}
+    found, form = stats.summary(values), ".4g" if metric in ("loss", "perplexity") else ".2f"
+    bounds = [] if found.low is None or found.high is None else [format(found.low, form), format(found.high, form)]
+    return _cell(format(found.mean, form), found.mean) | {"interval": " to ".join(bounds)}
 
 
 def show_p(p: float) -> str:
@@ -230,14 +243,19 @@ def parameters(study: Study, variant: Variant) -> int | None:
 
 
 def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool = False) -> list[tuple[str, str]]:
-    """(title, key) of the columns of `rows` that say something, for the files of tables; every: for the page."""
+    """(title, key) of the columns of `rows` that say something; every: for the page, or else for papers and consoles.
+
+    The page's rows can be sorted: there the variant that others are compared with is named. Elsewhere `footnotes` say
+    what is the same in all rows, or too long for a column.
+    """
     titles = {
         "mean": f"{section.metric} ({section.split})",
         "interval": "95 % interval",
         "sd": "sd",
         "n": "seeds",
+        "failed": "failed",
         "ranks": "rank",
-        "difference": "to the first row",
+        "difference": compared_with(section, rows[0]["label"] if every else "the first row"),
         "p": "p",
         "flip": "p, sign-flip",
         "effect": "effect",
@@ -248,10 +266,45 @@ def columns(section: Section, rows: Sequence[Mapping[str, Any]], *, every: bool 
     }
     said = {key for key in titles if any(row[key]["text"] for row in rows)}
     if not every:
-        said -= {"ranks", "flip", "effect", "factors"}
+        said -= {"factors"} if any(row["flip"]["value"] is not None for row in rows) else {"factors", "flip"}
     elif not any((row["factors"]["value"] or 0) > 1 for row in rows):
         said.discard("factors")  # Where each row differs in one choice, its name says in which.
     return [(title, key) for key, title in titles.items() if key in said]
+
+
+def compared_with(section: Section, first: str = "the first row") -> str:
+    """What the column of differences is called; first: what the best row is."""
+    return f"to {first}" if len(section.scorings) < 2 else "to the best of its scoring"
+
+
+def scored_apart(section: Section) -> str:
+    """Of variants that were scored in several ways: that they are not compared, and who was scored how; else empty."""
+    if len(section.scorings) < 2:
+        return ""
+    ways = [f"{way or 'no signature'}: {'; '.join(v.label for v in own)}" for way, own in section.scorings.items()]
+    return (
+        f"The values of {section.metric} were computed in {len(ways)} ways, which are not comparable: there are no "
+        f"differences, tests, ranks or effects across them. {'. '.join(ways)}"
+    )
+
+
+SEVERAL = "\u2020"
+"""Beside a difference between variants that differ in several choices: a dagger."""
+
+
+def several(row: Mapping[str, Any]) -> bool:
+    """Whether a row's variant differs from the first one in more than one choice."""
+    return row["difference"]["text"] != "" and (row["factors"]["value"] or 0) > 1
+
+
+def footnotes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What stands below a table without columns for it: what the sign-flip test needs, and what a dagger means."""
+    notes: list[str] = []
+    if all(row["flip"]["value"] is None for row in rows):
+        notes += dict.fromkeys(f"the exact sign-flip test {text}" for row in rows if (text := row["flip"]["text"]))
+    if together := dict.fromkeys(row["factors"]["text"].replace(", ", " + ") for row in rows if several(row)):
+        notes.append(f"{SEVERAL} the two differ in several choices at once ({'; '.join(together)})")
+    return notes
 
 
 MARKS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))

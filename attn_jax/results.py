@@ -32,6 +32,9 @@ from attn_jax.storage import (
 
 NUMBER = float | int | None
 
+NOT_FINITE = "loss or gradient was not finite"
+"""Why a run stopped that failed, in `stopped.reason` of its result; every other reason is early stopping."""
+
 CONFIG: Kinds = {"data.dataset": str, "score.name": str, "cell.name": str, "seed": int}
 DATA: Kinds = {"name": str, "fingerprint": str}
 RESULT: Kinds = {
@@ -253,12 +256,16 @@ class Output:
 
 
 class Log:
-    """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events and to trackers."""
+    """A run's `metrics.jsonl`, cut back to a step, and the same numbers as TensorBoard events and to trackers.
+
+    Lines of test splits, which come last, are cut off, too: what goes on is tested anew. step: of the last line.
+    """
 
     def __init__(self, path: Path, step: int = 0, tracked: Sequence[trackers.Tracker] = ()):
         self._path, self._tracked = path, tracked
-        kept = [line for line in read_lines(path, {"step": int}) if line["step"] <= step] if step else []
-        self._count = len(kept)
+        lines = read_lines(path, {"step": int}) if step else []
+        kept = [line for line in lines if line["step"] <= step and line.get("split") in ("train", "dev")]
+        self._count, self.step = len(kept), kept[-1]["step"] if kept else 0
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         with writing(path):
             self._file = path.open("a", encoding="utf-8")
@@ -272,7 +279,7 @@ class Log:
             self._file.flush()
             finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
             self._events.write(step, split, finite)
-        self._count += 1
+        self._count, self.step = self._count + 1, step
         for tracker in self._tracked:
             tracker.write(self._count, step, {f"{split}/{name}": value for name, value in finite.items()})
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attn_jax.metrics import higher_is_better
+from attn_jax.results import NOT_FINITE
 from attn_jax.shapes import Array, Params
 
 
@@ -91,7 +92,7 @@ class Selection:
         """Stops the runs that met a number that is not finite; failed: [R] steps at which they did, or -1."""
         for run, step in enumerate(failed.tolist()):
             if step >= 0 and self.stopped[run] is None:
-                self.stopped[run] = {"reason": "loss or gradient was not finite", "step": step}
+                self.stopped[run] = {"reason": NOT_FINITE, "step": step}
 
 
 @jax.jit

@@ -134,16 +134,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pairwise(variants: Sequence[Mapping[int, float]]) -> dict[tuple[int, int], Compared]:
+def pairwise(
+    variants: Sequence[Mapping[int, float]], scales: Sequence[str] | None = None
+) -> dict[tuple[int, int], Compared]:
     """`paired` for every pair of variants, given as {seed: value}; p values are Holm-corrected over all tested pairs.
 
-    Both orders are there: (i, j) is variant i - variant j. Pairs without a common seed are left out.
+    Both orders are there: (i, j) is variant i - variant j. Pairs without a common seed are left out, and those whose
+    values are not on one scale; scales: of every variant, all the same by default.
     """
     pairs = {
         (i, j): test
         for i in range(len(variants))
         for j in range(i + 1, len(variants))
-        if (test := paired(variants[i], variants[j])) is not None
+        if (scales is None or scales[i] == scales[j]) and (test := paired(variants[i], variants[j])) is not None
     }
     tested = {pair: test.p for pair, test in pairs.items() if test.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))

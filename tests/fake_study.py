@@ -29,6 +29,20 @@ def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
 
 
+def predictions(pairs: list[tuple[str, str]], wrong: int) -> list[dict[str, Any]]:
+    """Of which the first ones are wrong."""
+    return [
+        {
+            "source": source,
+            "references": [target],
+            "prediction": target if i >= wrong else target + " , job",
+            "source_length": len(source.split()),
+            "target_length": len(target.split()),
+        }
+        for i, (source, target) in enumerate(pairs)
+    ]
+
+
 def fake_run(
     out: Path,
     changes: dict[str, Any],
@@ -40,8 +54,13 @@ def fake_run(
     steps: int = 400,
     wrong: int = 1,
     fingerprint: str = "f",
+    long: int | None = None,
+    signature: str = "exact_match|norm:logic|nrefs:1",
 ) -> str:
-    """Writes one run's result files; `value` is its test value, `wrong` how many predictions differ."""
+    """Writes one run's result files; `value` is its test value, `wrong` how many predictions differ.
+
+    long: how many of the predictions of a second test split, `test_long`, differ; None: there is no such split.
+    """
     config = override(Config(), {"data.dataset": "semantic_parsing/jobs"} | changes)
     name, rng = run_id(config, fingerprint), np.random.default_rng(config.seed)
     folder = out / "runs" / name
@@ -59,19 +78,12 @@ def fake_run(
     if not done:
         return name
     test = {} if value is None else {metric: value, "token_accuracy": 97.5, "loss": 0.31}
-    write_lines(
-        folder / "predictions.test.jsonl",
-        [
-            {
-                "source": source,
-                "references": [target],
-                "prediction": target if i >= wrong else target + " , job",
-                "source_length": len(source.split()),
-                "target_length": len(target.split()),
-            }
-            for i, (source, target) in enumerate(SENTENCES)
-        ],
-    )
+    splits = {"test": test}
+    write_lines(folder / "predictions.test.jsonl", predictions(SENTENCES, wrong))
+    if long is not None:
+        pairs = [(f"{source} {source}", target) for source, target in SENTENCES]
+        write_lines(folder / "predictions.test_long.jsonl", predictions(pairs, long))
+        splits["test_long"] = {metric: 100 * (1 - long / len(pairs))}
     if config.score.name != "none":
         examples = []
         for source, target in SENTENCES[:5]:
@@ -93,8 +105,8 @@ def fake_run(
                 "citation": "Dong & Lapata (2016)",
                 "licence": "MIT",
             },
-            "metrics": {"test": test, "dev": {} if value is None else {metric: value + 1}},
-            "signatures": {metric: "exact_match|norm:logic|nrefs:1"},
+            "metrics": splits | {"dev": {} if value is None else {metric: value + 1}},
+            "signatures": {metric: signature},
             "selected_step": 300,
             "steps": steps,
             "parameters": 123456 if config.score.name == "none" else 234567,
@@ -160,6 +172,7 @@ class Page(html.parser.HTMLParser):
         self.addresses: list[str] = []
         self.places: list[str] = []
         self.tags: list[str] = []
+        self.classes: list[str] = []
         self.words: list[str] = []
         self.figures: dict[str, Any] = {}
         self.maps: dict[str, Any] = {}
@@ -170,6 +183,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
+        self.classes.append(str(values.get("class", "")))
         self.addresses += [str(values[key]) for key in ("src", "href", "action") if key in values]
         self.places += [str(values["data-figure"])] if "data-figure" in values else []
         self._inside = str(values["id"]) if values.get("id") in ("figures", "maps") else tag

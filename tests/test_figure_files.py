@@ -12,6 +12,7 @@ from fake_study import SENTENCES, fake_run, three_scores
 from attn_jax import figure_files, plots, report
 from attn_jax.report_data import load
 from attn_jax.report_export import latex, markdown, table_md, table_tex
+from attn_jax.report_table import rows as rows_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -96,7 +97,8 @@ def test_tables_for_papers(tmp_path: Path) -> None:
     lines = [line for line in tex.split("\n") if line.endswith(r"\\")]
     cells = [[cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in lines]
     assert len({len(row) for row in cells}) == 1
-    assert cells[0][:3] == ["variant", r"exact\_match (test)", r"95 \% interval"]
+    stacked = [r"\shortstack[r]{exact\_match\\(test)}", r"\shortstack[r]{95 \%\\interval}"]
+    assert cells[0][:5] == ["variant", *stacked, "seeds", "rank"]
     assert cells[1][:2] == ["dot", r"\textbf{86.67}"]
     assert cells[3][:2] == ["none", "78.57$^{*}$"]
     assert cells[2][:2] == ["general", "85.93"]
@@ -107,6 +109,35 @@ def test_tables_for_papers(tmp_path: Path) -> None:
     interval = load(tmp_path).sections[0].ranked[0][1]
     assert interval is not None
     assert f"{interval.low:.2f} to {interval.high:.2f}" in tex
+    # As on the page, but for the sign-flip test, for which three seeds are too few in every row.
+    on_page = rows_of(study, study.sections[0])
+    titles = [row.strip() for row in rows[0]]
+    for title, key in (("rank", "ranks"), ("effect", "effect")):
+        shown = [row[titles.index(title)].strip() for row in rows[2:]]
+        assert shown == [row[key]["text"] for row in on_page]
+    assert [row["flip"]["text"] for row in on_page] == ["", "needs 7 seeds", "needs 7 seeds"]
+    for text in (tex, plain):
+        assert text.count("The exact sign-flip test needs 7 seeds.") == 1
+        assert "sign-flip &" not in text
+    assert "dagger" not in tex
+
+
+def test_differences_in_several_choices_have_a_dagger(tmp_path: Path) -> None:
+    for number, (score, cell) in enumerate((("dot", "lstm"), ("general", "lstm"), ("dot", "gru"), ("general", "gru"))):
+        for seed in range(7):
+            value = 90.0 - 10 * number + seed % 2 + 0.1 * number * seed
+            fake_run(tmp_path, {"score": score, "cell": cell, "seed": seed}, value, steps=20)
+    study = load(tmp_path)
+    tex, plain, text = table_tex(study), table_md(study), report.table_text(tmp_path)
+    for whole, mark, name in ((tex, r"$^{\dagger}$", "general, gru"), (text, "\u2020", "general, gru")):
+        marked = [line for line in whole.split("\n") if mark in line and not line.startswith(r"\caption")]
+        assert [line.strip().startswith(name) for line in marked if "the two differ" not in line] == [True]
+    assert "the two differ in several choices at once (cell.name + score.name)" in " ".join(text.split())
+    for whole in (tex, plain):
+        assert re.search(r"the two differ in several choices at once \(cell.name \+ score.name\)\.", whole)
+    # Six pairs and seven seeds: 6 * 2 / 2^7 is above 0.05.
+    assert "the exact sign-flip test needs 8 seeds" in " ".join(text.split())
+    assert {"rank", "effect"} <= set(text.split())
 
 
 def test_text_becomes_neither_latex_nor_markdown() -> None:

@@ -86,7 +86,12 @@ def test_rows_against_scipy(out: Path) -> None:
     assert [row["speed"]["value"] for row in table] == [pytest.approx(v / 3) for v in (8000, 7500, 9000)]
     assert table[2]["parameters"]["text"] == "123,456"
     assert table[0]["others"]["token_accuracy (test)"]["value"] == pytest.approx(97.5)
-    assert table[0]["others"]["exact_match (dev)"]["value"] == pytest.approx(np.mean(best) + 1)
+    dev = table[0]["others"]["exact_match (dev)"]
+    assert dev["value"] == pytest.approx(np.mean(best) + 1)
+    low, high = reference.t.interval(0.95, 2, np.mean(best) + 1, reference.sem(best))
+    assert dev["interval"] == f"{low:.2f} to {high:.2f}"
+    report.build(out)
+    assert f"{dev['text']} {dev['interval']}" in Page(out / "report.html").text
 
 
 def test_table_text(out: Path) -> None:
@@ -159,7 +164,17 @@ def test_one_variant_has_an_interval_and_no_test(tmp_path: Path) -> None:
     text = Page(tmp_path / "report.html").text
     assert "Means over seeds with 95 % Student t-intervals" in text
     assert "need at least two seeds" not in text
-    assert "To the first row" not in text
+    assert "mean difference by seed" not in text
+
+
+def test_the_page_names_the_variant_that_others_are_compared_with(out: Path) -> None:
+    report.build(out)
+    text = Page(out / "report.html").text
+    assert "first row" not in text
+    # In the main table and in the bootstrap's.
+    assert text.count(" to dot ") == 2
+    assert '"To dot", the best mean: mean difference by seed with the 95 % interval of that comparison alone' in text
+    assert "Holm-corrected over 3 pairs of variants, so that an interval without 0 may stand beside a p" in text
 
 
 def test_a_published_figure_stands_beside_its_own_data_set(tmp_path: Path) -> None:
@@ -243,26 +258,47 @@ def test_labels() -> None:
 # -- runs that did not finish -------------------------------------------------------------------------------
 
 
-def test_stopped_and_unfinished_runs_are_named(out: Path) -> None:
-    stop = {"reason": "loss is not finite", "step": 137}
+def test_failed_and_unfinished_runs_are_named(out: Path) -> None:
+    stop = {"reason": "loss or gradient was not finite", "step": 137}
     names = [
-        fake_run(out, {"score": "dot", "seed": 3}, None, stopped=stop),
+        fake_run(out, {"score": "dot", "seed": 3}, 20.0, stopped=stop),
         fake_run(out, {"score": "dot", "seed": 4}, 12.0, done=False, steps=240),
     ]
     study = json.loads((out / "study.json").read_text())
     write_json(out / "study.json", study | {"runs": [*study["runs"], *names, "feedfacefeed"]})
     report.build(out)
     table = rows(load(out), load(out).sections[0])
-    assert (table[0]["label"], table[0]["n"]["text"]) == ("dot", "3/5")
-    assert table[0]["mean"]["value"] == pytest.approx(np.mean(VALUES["dot"]))
+    assert {row["label"]: (row["n"]["text"], row["failed"]["text"]) for row in table} == {
+        "dot": ("4/5", "1"),
+        "general": ("3/3", ""),
+        "none": ("3/3", ""),
+    }
+    assert table[-1]["mean"]["value"] == pytest.approx(np.mean([*VALUES["dot"], 20.0]))
     assert names[1] not in {line["run_id"] for line in read_csv(out)}
     text = Page(out / "report.html").text
-    assert "2 runs stopped or unfinished" in text
-    assert f"dot, seed 3 ( {names[0]} ): stopped at step 137: loss is not finite" in text
+    assert "2 runs failed or unfinished A run that failed was tested with its last good parameters" in text
+    assert f"dot, seed 3 ( {names[0]} ): failed at step 137: loss or gradient was not finite" in text
     assert f"dot, seed 4 ( {names[1]} ): unfinished, last record at step 240" in text
     assert "10 of 11 runs done" in text
     assert "1 run of the study not started" in text
-    assert "1 unfinished run(s) left out; 1 run(s) stopped early" in report.table_text(out)
+    told = "1 unfinished run(s) left out; 1 run(s) failed, and count with their last good parameters"
+    assert told in report.table_text(out)
+    assert "failed" in (out / "table.md").read_text().split("| ---", 1)[0]
+
+
+def test_early_stopping_is_no_trouble(tmp_path: Path) -> None:
+    for seed, step in enumerate((300, 240, 400)):
+        stop = {"reason": "no better exact_match in 2 evaluations", "step": step} if step < 400 else None
+        fake_run(tmp_path, {"seed": seed}, 80.0 + seed, stopped=stop, steps=step)
+    report.build(tmp_path)
+    seen = Page(tmp_path / "report.html")
+    assert "failed" not in seen.text
+    assert "Early stopping ended 2 of 3 runs, between steps 240 and 300." in seen.text
+    assert "stopped at step 240: no better exact_match in 2 evaluations" in seen.text
+    assert not [classes for classes in seen.classes if "bad" in classes.split()]
+    text = report.table_text(tmp_path)
+    assert "2 run(s) ended by early stopping" in text
+    assert "failed" not in text
 
 
 def test_nothing_finished_yet(tmp_path: Path) -> None:

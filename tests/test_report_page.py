@@ -148,6 +148,27 @@ def test_long_curves_are_averaged_over_equal_stretches() -> None:
     assert sum(trace.get("fill") == "tonexty" for trace in figure["data"]) == 1
 
 
+def test_a_seed_that_stopped_keeps_its_last_value_in_the_mean_and_the_band(tmp_path: Path) -> None:
+    growth = 1 - np.exp(-np.array([100, 200, 300, 400]) / 90)
+    stop = {"reason": "no better exact_match in 1 evaluations", "step": 200}
+    fake_run(tmp_path, {"seed": 0}, 40.0, steps=200, stopped=stop)
+    fake_run(tmp_path, {"seed": 1}, 80.0, steps=400)
+    report.build(tmp_path)
+    seen = Page(tmp_path / "report.html")
+    low, high, line = seen.figures["s0-dev-exact_match"]["data"]
+    stopped, whole = 40.0 * growth[[0, 1, 1, 1]], 80.0 * growth
+    np.testing.assert_allclose(line["y"], (stopped + whole) / 2)
+    np.testing.assert_allclose(low["y"], stopped)
+    np.testing.assert_allclose(high["y"], whole)
+    assert [row[2:] for row in line["customdata"]] == [[2, 2], [2, 2], [1, 2], [1, 2]]
+    assert "a seed that stopped before others of its variant keeps its last value" in seen.text
+
+
+def test_without_early_stopping_nothing_is_said_of_it(out: Path) -> None:
+    report.build(out)
+    assert "keeps its last value" not in Page(out / "report.html").text
+
+
 def test_quality_by_length_is_the_share_of_right_sentences(tmp_path: Path) -> None:
     # Three sentences have 4 words; two of them are wrong with one of the two seeds: 4 of 6 are right.
     fake_run(tmp_path, {"seed": 0}, 83.3, wrong=0)
@@ -157,6 +178,19 @@ def test_quality_by_length_is_the_share_of_right_sentences(tmp_path: Path) -> No
     assert line["x"] == ["1", "4", "7", "8"]
     assert line["customdata"] == [1, 3, 1, 1]
     assert line["y"] == pytest.approx([100.0, 400 / 6, 100.0, 100.0])
+
+
+def test_quality_by_length_on_every_test_split(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fake_run(tmp_path, {"seed": seed}, 100.0, wrong=0, long=2 * seed)
+    report.build(tmp_path)
+    seen = Page(tmp_path / "report.html")
+    (line,) = seen.figures["s0-length-test_long"]["data"]
+    assert line["x"] == ["2", "8", "14", "16"]
+    assert line["y"] == pytest.approx([100.0, 400 / 6, 100.0, 100.0])
+    assert "Quality by source length, test_long exact_match on test_long; the sentences" in seen.text
+    assert set(seen.figures["s0-length"]["data"][0]["y"]) == {100.0}
+    assert "s0-length-dev" not in seen.figures
 
 
 def test_quality_by_output_length(out: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 import tiny
 from tensorboardX.proto import event_pb2
 
-from attn_jax import checkpoint, study
+from attn_jax import checkpoint, program, study
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
 from attn_jax.progress import Console
@@ -134,6 +134,18 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
             if name not in ("step", "epoch", "split") and value is not None
         }
         assert shown_by_tensorboard(log.parent) == pytest.approx(logged, rel=1e-6)
+
+
+def test_killed_between_the_last_line_of_the_logs_and_the_results(alone, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(program.outcome, "write", lambda *_: kill())
+    with pytest.raises(KilledError):
+        run(out)
+    logs = [path.read_text() for path in out.glob("runs/*/metrics.jsonl")]
+    assert any('"split": "test"' in log for log in logs)
+    monkeypatch.undo()
+    run(out)
+    assert contents(out) == alone
 
 
 def test_where_a_dispatch_ends_changes_nothing(alone, tmp_path, monkeypatch):

@@ -57,6 +57,26 @@ def test_lines_are_numbered_as_in_the_log_also_after_a_checkpoint(tmp_path, monk
     assert [number for number, _, _ in Fake.last.got] == [5, 6, 7, 8]
 
 
+def test_results_on_every_test_split_are_the_last_lines(tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.TRACKERS, "fake", Fake)
+    monkeypatch.setattr(trackers, "check", lambda names: None)
+    data = tiny.with_splits(tiny.dataset(), test=[("a", "b"), ("b c", "d")], test_long=[("a b c", "d d")])
+    config = tiny.config(**{"train.steps": 6, "train.eval_every": 2, "train.patience": 1, "optim.learning_rate": 1e-30})
+    corpora = study.Corpora(lambda name: data)
+    study.run([config], seeds=[0], out=str(tmp_path), corpora=corpora, log_to=["fake"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 4, "stopped early"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["split"] for line in lines] == ["train", "dev", "train", "dev", "test", "test_long"]
+    assert [number for number, _, _ in Fake.last.got] == [1, 2, 3, 4, 5, 6]
+    assert Fake.last.closed
+    for (_, step, values), split in zip(Fake.last.got[-2:], ("test", "test_long"), strict=True):
+        assert step == 4
+        expected = {f"{split}/{name}": value for name, value in result["metrics"][split].items()}
+        assert values == pytest.approx(expected | {f"{split}/selected_step": result["selected_step"]})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
