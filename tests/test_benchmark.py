@@ -60,6 +60,12 @@ def test_quantities_of_repetitions():
         ratios.values(runs, "flops/s")
 
 
+def test_seconds_to_quality_are_scaled_by_the_speed_of_this_run():
+    assert ratios.values([{"seconds": 700.0, "curve": []}], "seconds_to_quality") == [700.0]
+    # Twice as fast as when it was noted: half of the 54 minutes.
+    assert ratios.values([{"seconds": 10.0, "target_tokens": 27_200}], "seconds_to_quality") == [1620.0]
+
+
 def test_contestants_that_did_other_work_are_named():
     measured = {"a": [{"tokens": 5}, {"tokens": 6}], "b": [{"tokens": 5}, {"tokens": 7}], "peak": [{"flops": 1}]}
     assert ratios.disagreement(measured, "tokens") == "b did [5, 7] tokens, a [5, 6]"

@@ -279,7 +279,7 @@ def test_memory_that_runs_out_names_the_program_and_the_setting(tmp_path):
     """In a real process that may have 6 GB, with a weight matrix of 10 GB."""
     sizes = ["--set=decoder.size=20000", "--set=encoder.size=20000"]
     flags = [word for word in COMMAND if not word.startswith("--hidden_size")]
-    flags += [*sizes, f"--out={tmp_path / 'out'}", f"--data_dir={tmp_path / 'data'}"]
+    flags += [*sizes, "--runs_per_program=2", f"--out={tmp_path / 'out'}", f"--data_dir={tmp_path / 'data'}"]
     command = ["bash", "-c", 'ulimit -v 6000000; exec "$@"', "bash", sys.executable, *flags]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     last = ended.stderr.strip().split("\n")[-1]

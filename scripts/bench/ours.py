@@ -91,14 +91,14 @@ class Quality:
     def run(self, first: int, count: int) -> Answer:
         """Seconds go from before the data are read to the end of training; the test with a beam comes after it.
 
-        curve: epoch, seconds, and greedy BLEU of dev. dev, test: of the parameters that were best on dev.
+        curve: epoch, seconds, and of dev greedy BLEU and perplexity. dev, test: of the parameters with the best BLEU.
         """
         began = time.perf_counter()
         config, corpus = corpora.load(self.row)
         trainer = Trainer([config], corpus)
         states, limit = trainer.start(), evaluation.max_length(config, corpus)
         evaluator = evaluation.Evaluator(trainer.model, corpus, max_output=limit)
-        curve: list[tuple[float, float, float]] = []
+        curve: list[tuple[float, float, float, float]] = []
         best: dict[str, jax.Array] = {}
         step, length = 0, 50
         for epoch in range(1, round(config.train.epochs) + 1):
@@ -108,13 +108,13 @@ class Quality:
                 states, _ = trainer.chunk(states, step, count, length)
                 step += count
             (found,) = evaluator(states.params, "dev", greedily=True)
-            if found.metrics["bleu"] > max((bleu for _, _, bleu in curve), default=-1):
+            if found.metrics["bleu"] > max((bleu for _, _, bleu, _ in curve), default=-1):
                 best = {name: jnp.array(value) for name, value in states.params.items()}
-            curve.append((epoch, time.perf_counter() - began, found.metrics["bleu"]))
-            print(f"epoch {epoch}: {curve[-1][1]:.0f} s, dev BLEU {curve[-1][2]:.2f}", flush=True)
+            curve.append((epoch, time.perf_counter() - began, found.metrics["bleu"], found.metrics["perplexity"]))
+            print("epoch {}: {:.0f} s, dev BLEU {:.2f}, perplexity {:.2f}".format(*curve[-1]), flush=True)
         seconds = time.perf_counter() - began
         (tested,) = evaluator(best, "test")
-        dev = max(bleu for _, _, bleu in curve)
+        dev = max(bleu for _, _, bleu, _ in curve)
         return {"seconds": seconds, "dev_bleu": dev, "test_bleu": tested.metrics["bleu"], "curve": curve}
 
 

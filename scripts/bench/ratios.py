@@ -49,12 +49,12 @@ def values(measured: Sequence[Mapping[str, Any]], what: str) -> list[float]:
         return [1 - (one["source_tokens"] + one["target_tokens"]) / one["positions"] for one in measured]
     if what == "peak_bytes":
         return [float(measured[-1]["peak_bytes"])]
-    work, slash, by = what.partition("/")
-    if not slash:
-        return [float(one[what]) for one in measured]
     if what == "seconds_to_quality":
         noted = NOTED_SECONDS * NOTED_RATE
         return [one["seconds"] if "curve" in one else noted * one["seconds"] / one["target_tokens"] for one in measured]
+    work, slash, by = what.partition("/")
+    if not slash:
+        return [float(one[what]) for one in measured]
     units = {"s": "seconds", "run": "runs", "sentence": "sentences"}
     return [one[work] / one[units[by]] for one in measured]
 
