@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import Decoded, Models, allow, one_row, predict, start
+from attn_jax.decoding import Decoded, Models, allowed, one_row, predict, start
 from attn_jax.shapes import Array, Bool, Float, Int
 
 PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
@@ -33,7 +33,7 @@ PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
 """lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
 
 BLOCK = 64
-"""Values of which `largest` first looks at the largest alone."""
+"""Scores of which `largest` first looks at the largest alone."""
 
 SMALLEST = 1e-30
 """Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
@@ -145,7 +145,6 @@ def beam(
     def step(loop: _Loop) -> _Loop:
         t = loop.step
         states, prediction = predict(models, loop.states, loop.last.reshape(-1), prepared)
-        prediction = allow(prediction, t, min_length)
         weights = prediction.weights.reshape(batch, k, *prediction.weights.shape[1:])
         covered = loop.covered
         if ranking.coverage_penalty:
@@ -153,10 +152,9 @@ def beam(
 
         vocabulary = prediction.scores.shape[-1]
         offset = loop.live - prediction.normalizer.reshape(batch, k)
-        totals = prediction.scores.reshape(batch, k, vocabulary) + offset[:, :, None]
         # Each live hypothesis has one continuation that ends: k of the 2k best do not.
-        best, place = largest(totals.reshape(batch, -1), 2 * k)
-        parent, symbol = place // vocabulary, place % vocabulary
+        scores = prediction.scores.reshape(batch, k, vocabulary)
+        best, parent, symbol = largest(scores, offset, allowed(vocabulary, t, min_length), 2 * k)
         ends = symbol == EOS
 
         ended = jnp.where(ends, best, -jnp.inf)[:, :k]
@@ -216,22 +214,34 @@ def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, 
     ), prepared
 
 
-def largest(values: Float[Array, "B N"], count: int) -> tuple[Float[Array, "B K"], Int[Array, "B K"]]:
-    """`jax.lax.top_k`, but that most of a long row is only read for the largest value of each of its blocks.
+def largest(
+    scores: Float[Array, "B K V"], offset: Float[Array, "B K"], allowed: Bool[Array, " V"], count: int
+) -> tuple[Float[Array, "B N"], Int[Array, "B N"], Int[Array, "B N"]]:
+    """The `count` largest of scores + offset, -inf for what is not allowed: values, places on axis K, and on axis V.
 
-    The `count` blocks whose largest values are largest hold the `count` largest values. Equal values come in the order
-    of their places, as from `top_k`.
+    Equal values come in the order of their places, as from `jax.lax.top_k`. Most of a long row is only read for the
+    largest value of each of its blocks: the `count` blocks whose largest values are largest hold the `count` largest.
     """
-    batch, length = values.shape
-    blocks = -(-length // BLOCK)
-    if blocks <= 4 * count:
-        return jax.lax.top_k(values, count)
-    parts = jnp.pad(values, ((0, 0), (0, blocks * BLOCK - length)), constant_values=-jnp.inf)
-    parts = parts.reshape(batch, blocks, BLOCK)
-    _, chosen = jax.lax.top_k(jnp.max(parts, axis=-1), count)
-    chosen = jnp.sort(chosen, axis=-1)
-    best, place = jax.lax.top_k(jnp.take_along_axis(parts, chosen[:, :, None], axis=1).reshape(batch, -1), count)
-    return best, jnp.take_along_axis(chosen, place // BLOCK, axis=1) * BLOCK + place % BLOCK
+    batch, k, vocabulary = scores.shape
+    possible = jnp.where(allowed[None, None], scores, -jnp.inf)
+    if k * (-(-vocabulary // BLOCK)) <= 4 * count:
+        best, place = jax.lax.top_k((possible + offset[:, :, None]).reshape(batch, -1), count)
+        return best, place // vocabulary, place % vocabulary
+    # Nothing as large as the scores is made: the sum is taken where they have been reduced, and of what is looked up.
+    whole = vocabulary // BLOCK * BLOCK
+    tops = possible[..., :whole].reshape(batch, k, -1, BLOCK).max(axis=-1)
+    if whole < vocabulary:
+        tops = jnp.concatenate([tops, possible[..., whole:].max(axis=-1, keepdims=True)], axis=-1)
+    blocks = tops.shape[-1]
+    _, chosen = jax.lax.top_k((tops + offset[:, :, None]).reshape(batch, -1), count)
+    chosen = jnp.sort(chosen, axis=-1)[:, :, None]
+    parents, symbols = chosen // blocks, chosen % blocks * BLOCK + jnp.arange(BLOCK)[None, None]
+    there, symbols = symbols < vocabulary, jnp.minimum(symbols, vocabulary - 1)
+    rows = jnp.arange(batch)[:, None, None]
+    found = jnp.where(there & allowed[symbols], scores[rows, parents, symbols], -jnp.inf) + offset[rows, parents]
+    best, place = jax.lax.top_k(found.reshape(batch, -1), count)
+    parent = jnp.take_along_axis(parents[:, :, 0], place // BLOCK, axis=1)
+    return best, parent, jnp.take_along_axis(symbols.reshape(batch, -1), place, axis=1)
 
 
 def _by_row(change: Callable[[Array], Array], tree: Any) -> Any:

@@ -89,27 +89,34 @@ def one_row(weights: Any, rows: int = 1) -> Any:
 
 
 def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Prediction:
-    """What can be put out at a step, from 0: no padding, no start, no end before the shortest length.
+    """The prediction with scores of -inf for what is not `allowed`.
 
     Probabilities stay the model's: they are not spread anew over what is left.
     """
-    scores = possible(prediction.scores)
-    if min_length > 1:
-        ends = jnp.arange(scores.shape[-1])[None] == EOS
-        scores = jnp.where(ends & (step + 1 < min_length), -jnp.inf, scores)
-    return prediction._replace(scores=scores)
+    scores = prediction.scores
+    return prediction._replace(scores=jnp.where(allowed(scores.shape[-1], step, min_length)[None], scores, -jnp.inf))
+
+
+def allowed(vocabulary: int, step: Int[Array, ""], min_length: int) -> Bool[Array, " V"]:
+    """Which symbols can be put out at a step, from 0: no padding, no start, no end before the shortest length."""
+    symbols = jnp.arange(vocabulary)
+    now = (symbols != PAD) & (symbols != BOS)
+    return now & ((symbols != EOS) | (step + 1 >= min_length)) if min_length > 1 else now
 
 
 def possible(scores: Float[Array, "B V"]) -> Float[Array, "B V"]:
     """The scores, -inf for padding and start-of-sentence, which no output has."""
     # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
-    symbols = jnp.arange(scores.shape[-1])[None]
-    return jnp.where((symbols == PAD) | (symbols == BOS), -jnp.inf, scores)
+    return jnp.where(allowed(scores.shape[-1], jnp.zeros((), jnp.int32), 1)[None], scores, -jnp.inf)
 
 
 def likeliest(scores: Float[Array, "B V"]) -> Int[Array, " B"]:
-    """The most probable symbol that can be put out, the first of several."""
-    return jnp.argmax(possible(scores), axis=-1).astype(jnp.int32)
+    """The most probable symbol that can be put out, the first of several; some symbol where scores are not numbers."""
+    scores = possible(scores)
+    # What argmax does takes several times as long on a CPU.
+    last = scores.shape[-1] - 1
+    places = jnp.where(scores >= scores.max(axis=-1, keepdims=True), jnp.arange(last + 1)[None], last)
+    return places.min(axis=-1).astype(jnp.int32)
 
 
 def greedy(

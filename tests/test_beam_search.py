@@ -234,12 +234,19 @@ def test_more_hypotheses_than_the_beam_holds_are_refused(x64):
 
 @pytest.mark.parametrize("length", [1000, 1024, 70])
 def test_largest_values_of_long_rows(length):
-    """Few different values, so that many are equal, and -inf among them."""
-    drawn = np.random.default_rng(0).integers(0, 9, size=(6, length)).astype(np.float32)
-    values = np.where(drawn == 0, -np.inf, drawn)
-    values[3, 5:] = -np.inf
-    for count in (1, 3):
-        found, places = reference.jit(lambda v, count=count: largest(v, count))(values)
+    """Few different values, so that many are equal, and -inf among them, in the offsets, too."""
+    draw = np.random.default_rng(0)
+    drawn = draw.integers(0, 9, size=(6, 3, length)).astype(np.float32)
+    scores = np.where(drawn == 0, -np.inf, drawn)
+    scores[3, :, 5:] = -np.inf
+    offset = draw.integers(-2, 3, size=(6, 3)).astype(np.float32)
+    offset[4, 1:] = -np.inf
+    allowed = draw.random(length) < 0.9
+    values = (np.where(allowed, scores, -np.inf) + offset[:, :, None]).reshape(6, -1)
+    for count in (1, 3, 10):
+        found, parents, symbols = reference.jit(lambda *given, count=count: largest(*given, count))(
+            scores, offset, allowed
+        )
         order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(parents * length + symbols, order)
         np.testing.assert_array_equal(found, np.take_along_axis(values, order, axis=1))

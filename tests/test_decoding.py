@@ -1,6 +1,7 @@
 """Greedy search against a plain loop over the definition of the model; samples against its probabilities."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import plain_search
 import pytest
@@ -8,7 +9,7 @@ import reference
 import scipy.stats
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import greedy, sample
+from attn_jax.decoding import greedy, likeliest, sample
 
 SOURCES = [[4, 5, 6], [], [7, 8, 4, 5, 5], [6]]
 LIMIT = 6
@@ -189,3 +190,13 @@ def test_a_sample_depends_on_its_own_key_and_becomes_greedy_as_it_cools(x64):
     np.testing.assert_allclose(cold.log_probability, expected.log_probability, rtol=1e-9)
     assert (np.asarray(least.lengths)[[0, 2, 3]] >= 4).all()
     assert (np.asarray(together.lengths)[[0, 2, 3]] < 4).any()
+
+
+def test_the_likeliest_symbol_is_the_first_of_the_highest_that_can_be_put_out():
+    scores = np.random.default_rng(0).integers(0, 4, size=(40, 30)).astype(np.float32)
+    scores[0, 4:] = -np.inf
+    scores[1] = -np.inf
+    scores[2, :3] = 9
+    allowed = np.where(np.isin(np.arange(30), (PAD, BOS)), -np.inf, scores)
+    np.testing.assert_array_equal(likeliest(jnp.asarray(scores)), allowed.argmax(axis=1))
+    assert 0 <= int(likeliest(jnp.full((1, 30), jnp.nan))[0]) < 30
