@@ -86,11 +86,12 @@ def pooled(sentences: Iterable[tuple[str, str]], frequencies: Mapping[str, int])
 def attended(weights: np.ndarray) -> list[float]:
     """Effective numbers of source positions of rows of weights [*, S]: exp(-sum_j p_j log p_j), p = |w| / sum |w|.
 
-    From 1, where one position has all the weight, to S; k where k positions have equal weights. Rows without weight are
-    left out.
+    From 1, where one position has all the weight, to S; k where k positions have equal weights. Rows without weight,
+    and those whose sum is not finite, are left out.
     """
     sizes = np.abs(np.asarray(weights, np.float64)).reshape(-1, np.shape(weights)[-1])
-    shares = sizes[sizes.sum(axis=1) > 0]
+    totals = sizes.sum(axis=1)
+    shares = sizes[(totals > 0) & np.isfinite(totals)]
     shares = shares / shares.sum(axis=1, keepdims=True)
     logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
     return [float(value) for value in np.exp(-(shares * logs).sum(axis=1))]

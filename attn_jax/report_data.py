@@ -3,6 +3,7 @@
 Reads only what is on disk (DESIGN.md, Results on disk). A run counts as done when its `result.json` is there.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -148,11 +149,15 @@ class Section:
             {run.seed: found for run in v.done if len(found := run.statistics(self.split, self.metric))}
             for v in self.variants
         ]
-        sizes = {len(found) for own in statistics for found in own.values()}
+        sizes = collections.Counter(len(found) for own in statistics for found in own.values())
         if len(sizes) > 1:
+            usual = max(sizes, key=lambda size: (sizes[size], size))
+            name = f"predictions.{self.split}.jsonl"
+            counts = {run.folder / name: len(run.predictions(self.split)) for v in self.variants for run in v.done}
+            wrong, count = next((path, count) for path, count in counts.items() if count not in (0, usual))
             raise UserError(
-                f"{self.title}: runs have {' or '.join(map(str, sorted(sizes)))} predictions in "
-                f"predictions.{self.split}.jsonl: expected one for every sentence; remove the files of the wrong length"
+                f"{wrong}: has {count} predictions, and those of other runs have {usual}: remove the file, whose "
+                "run then counts without its sentences"
             )
         if not sizes:
             return None

@@ -90,9 +90,8 @@ def test_without_predictions_there_is_no_bootstrap(tmp_path: Path) -> None:
     assert section.resampled.mean(index["dot"]) is None
     assert len(bootstrap_rows(section)) == 1
     write_lines(path, lines[:-1])
-    with pytest.raises(
-        UserError, match=r"jobs: runs have 5 or 6 predictions in predictions\.test\.jsonl: expected one"
-    ):
+    told = rf"^{re.escape(str(path))}: has 5 predictions, and those of other runs have 6: remove the file"
+    with pytest.raises(UserError, match=told):
         _ = load(tmp_path).sections[0].resampled
     for own in tmp_path.glob("runs/*/predictions.test.jsonl"):
         own.unlink()
