@@ -131,9 +131,7 @@ def test_gz_and_plain_files_are_the_same(manual_dir: Path, tmp_path: Path, data_
 def test_the_second_load_reads_what_was_prepared(data_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load("scan/simple", data_dir=data_dir)
     monkeypatch.setattr("attn_jax.data.scan.commands", never)
-    start = time.monotonic()
     assert load("scan/simple", data_dir=data_dir) == first
-    assert time.monotonic() - start < 1
     with pytest.raises(AssertionError, match="read again"):
         load("scan/length", data_dir=data_dir)
 
