@@ -97,7 +97,7 @@ def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Pred
     return prediction._replace(scores=jnp.where(allowed(scores.shape[-1], step, min_length)[None], scores, -jnp.inf))
 
 
-def allowed(vocabulary: int, step: Int[Array, ""], min_length: int) -> Bool[Array, " V"]:
+def allowed(vocabulary: int, step: Int[Array, ""] | int = 0, min_length: int = 1) -> Bool[Array, " V"]:
     """Which symbols can be put out at a step, from 0: no padding, no start, no end before the shortest length."""
     symbols = jnp.arange(vocabulary)
     now = (symbols != PAD) & (symbols != BOS)
@@ -107,7 +107,7 @@ def allowed(vocabulary: int, step: Int[Array, ""], min_length: int) -> Bool[Arra
 def possible(scores: Float[Array, "B V"]) -> Float[Array, "B V"]:
     """The scores, -inf for padding and start-of-sentence, which no output has."""
     # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
-    return jnp.where(allowed(scores.shape[-1], jnp.zeros((), jnp.int32), 1)[None], scores, -jnp.inf)
+    return jnp.where(allowed(scores.shape[-1])[None], scores, -jnp.inf)
 
 
 def likeliest(scores: Float[Array, "B V"]) -> Int[Array, " B"]:

@@ -183,11 +183,8 @@ def _measured(variants: Mapping[str, Config]) -> dict[Group, Measured]:
     subjects = {series: Subject(variant, options.vocabulary) for series, variant in variants.items()}
     for phase in PHASES:
         for alone in (False, True):
-            compiled = {
-                Group(series, phase, alone): _grown(Group(series, phase, alone), subject)
-                for series, subject in subjects.items()
-            }
-            found |= _timed(compiled)
+            groups = {Group(series, phase, alone): subject for series, subject in subjects.items()}
+            found |= _timed({group: _grown(group, subject) for group, subject in groups.items()})
     if not any(one.bytes for one in found.values()):
         raise UserError(
             f"--most_seconds={options.most_seconds:g} and --most_gigabytes={options.most_gigabytes:g}: not even "

@@ -30,7 +30,6 @@ STEPS = {"small": 40, "medium": 20, "large": 8}
 """Training steps of a repetition."""
 
 BATCH = 64
-QUALITY_EPOCHS = 10.0
 RUNS = (1, 2, 4, 8, 16, 32)
 
 TOKENS, SENTENCES, FLOPS, SECONDS = "target_tokens/s", "sentences/s", "flops/s", "seconds"
@@ -167,7 +166,7 @@ def _quality(quick: bool) -> Row:
         "optim.learning_rate": 1e-3,
         "optim.schedule": "cosine",
         "optim.warmup_share": 0.05,
-        "train.epochs": 1.0 if quick else QUALITY_EPOCHS,
+        "train.epochs": 1.0 if quick else 10.0,
         "decode": "beam",
         "decode.beam_size": 5,
     }
