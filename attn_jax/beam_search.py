@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import Decoded, Models, allowed, one_row, predict, start
+from attn_jax.decoding import Decoded, Given, Models, allowed, allowed_tops, one_row, predict, start
 from attn_jax.shapes import Array, Bool, Float, Int
 
 PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
@@ -31,9 +31,6 @@ PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
     "average": lambda n, alpha: n,
 }
 """lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
-
-BLOCK = 64
-"""Scores of which `largest` first looks at the largest alone."""
 
 SMALLEST = 1e-30
 """Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
@@ -136,7 +133,7 @@ def beam(
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best={n_best} is not between 1 and beam_size={beam_size}")
     batch, k = source.shape[0], beam_size
-    loop, prepared = _begin(models, source, mask, max_length, k, n_best)
+    loop, given = _begin(models, source, mask, max_length, k, n_best)
     rows = jnp.arange(batch)[:, None] * k
 
     def unfinished(loop: _Loop) -> Array:
@@ -144,17 +141,17 @@ def beam(
 
     def step(loop: _Loop) -> _Loop:
         t = loop.step
-        states, prediction = predict(models, loop.states, loop.last.reshape(-1), prepared)
+        states, prediction = predict(models, loop.states, loop.last.reshape(-1), given)
         weights = prediction.weights.reshape(batch, k, *prediction.weights.shape[1:])
         covered = loop.covered
         if ranking.coverage_penalty:
             covered = covered + one_row(prediction.weights).reshape(covered.shape)
 
-        vocabulary = prediction.scores.shape[-1]
         offset = loop.live - prediction.normalizer.reshape(batch, k)
         # Each live hypothesis has one continuation that ends: k of the 2k best do not.
-        scores = prediction.scores.reshape(batch, k, vocabulary)
-        best, parent, symbol = largest(scores, offset, allowed(vocabulary, t, min_length), 2 * k)
+        scores, tops = (part.reshape(batch, k, -1) for part in (prediction.scores, prediction.tops))
+        now = allowed(scores.shape[-1], t, min_length)
+        best, parent, symbol = largest(scores, tops, offset, now, 2 * k)
         ends = symbol == EOS
 
         ended = jnp.where(ends, best, -jnp.inf)[:, :k]
@@ -192,11 +189,14 @@ def beam(
     return _read(loop.kept.merged(unended, loop.done), loop.history)
 
 
-def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int) -> tuple[_Loop, Any]:
+def _begin(
+    models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int
+) -> tuple[_Loop, tuple[Given, ...]]:
     """The search before its first step: one live hypothesis a sentence, none for a source without symbols."""
-    states, prepared = _by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), start(models, source, mask, max_length))
+    states, given = start(models, source, mask, max_length)
+    states = _by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), states)
     batch, last = source.shape[0], jnp.full((source.shape[0], k), BOS, jnp.int32)
-    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, last.reshape(-1), prepared)
+    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, last.reshape(-1), given)
     dtype, row = shapes.scores.dtype, shapes.weights.shape[1:]
     real = jnp.any(mask, axis=1)
     live = jnp.where((jnp.arange(k) == 0)[None] & real[:, None], 0, -jnp.inf).astype(dtype)
@@ -211,36 +211,36 @@ def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, 
         done=~real,
         kept=_Kept(nothing, nothing, nowhere, nowhere),
         history=_History(steps, steps, jnp.zeros((max_length, batch, k, *row), shapes.weights.dtype)),
-    ), prepared
+    ), given
 
 
 def largest(
-    scores: Float[Array, "B K V"], offset: Float[Array, "B K"], allowed: Bool[Array, " V"], count: int
-) -> tuple[Float[Array, "B N"], Int[Array, "B N"], Int[Array, "B N"]]:
-    """The `count` largest of scores + offset, -inf for what is not allowed: values, places on axis K, and on axis V.
+    scores: Float[Array, "B K W"],
+    tops: Float[Array, "B K N"],
+    offset: Float[Array, "B K"],
+    allowed: Bool[Array, " W"],
+    count: int,
+) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
+    """The `count` largest of scores + offset among what is allowed: values, places on axis K, and on axis W.
 
-    Equal values come in the order of their places, as from `jax.lax.top_k`. Most of a long row is only read for the
-    largest value of each of its blocks: the `count` blocks whose largest values are largest hold the `count` largest.
+    Equal values come in the order of their places, as from `jax.lax.top_k`. tops: see `Prediction`. The `count` blocks
+    whose largest values are largest hold the `count` largest, so most of a long row is not looked at.
     """
-    batch, k, vocabulary = scores.shape
-    possible = jnp.where(allowed[None, None], scores, -jnp.inf)
-    if k * (-(-vocabulary // BLOCK)) <= 4 * count:
-        best, place = jax.lax.top_k((possible + offset[:, :, None]).reshape(batch, -1), count)
-        return best, place // vocabulary, place % vocabulary
-    # Nothing as large as the scores is made: the sum is taken where they have been reduced, and of what is looked up.
-    whole = vocabulary // BLOCK * BLOCK
-    tops = possible[..., :whole].reshape(batch, k, -1, BLOCK).max(axis=-1)
-    if whole < vocabulary:
-        tops = jnp.concatenate([tops, possible[..., whole:].max(axis=-1, keepdims=True)], axis=-1)
+    batch, k, width = scores.shape
     blocks = tops.shape[-1]
-    _, chosen = jax.lax.top_k((tops + offset[:, :, None]).reshape(batch, -1), count)
-    chosen = jnp.sort(chosen, axis=-1)[:, :, None]
-    parents, symbols = chosen // blocks, chosen % blocks * BLOCK + jnp.arange(BLOCK)[None, None]
-    there, symbols = symbols < vocabulary, jnp.minimum(symbols, vocabulary - 1)
-    rows = jnp.arange(batch)[:, None, None]
-    found = jnp.where(there & allowed[symbols], scores[rows, parents, symbols], -jnp.inf) + offset[rows, parents]
+    if k * blocks <= 4 * count:
+        sums = jnp.where(allowed[None, None], scores, -jnp.inf) + offset[:, :, None]
+        best, place = jax.lax.top_k(sums.reshape(batch, -1), count)
+        return best, place // width, place % width
+    sums = allowed_tops(scores, tops, allowed) + offset[:, :, None]
+    _, chosen = jax.lax.top_k(sums.reshape(batch, -1), count)
+    chosen = jnp.sort(chosen, axis=-1)
+    size, rows = width // blocks, jnp.arange(batch)[:, None]
+    symbols = (chosen % blocks * size)[:, :, None] + jnp.arange(size)[None, None]
+    found = scores.reshape(batch, k * blocks, size)[rows, chosen]
+    found = jnp.where(allowed[symbols], found, -jnp.inf) + offset[rows, chosen // blocks][:, :, None]
     best, place = jax.lax.top_k(found.reshape(batch, -1), count)
-    parent = jnp.take_along_axis(parents[:, :, 0], place // BLOCK, axis=1)
+    parent = jnp.take_along_axis(chosen // blocks, place // size, axis=1)
     return best, parent, jnp.take_along_axis(symbols.reshape(batch, -1), place, axis=1)
 
 

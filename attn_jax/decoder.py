@@ -173,7 +173,15 @@ class Step(nnx.Module):
         if self.attention is None or source.prepared is None:
             nothing = jnp.zeros((*query.shape[:-1], 0), query.dtype)
             return nothing, nothing
-        return self.attention(query, source.prepared, extra)
+        rows, sources = len(query), len(source.lengths)
+        if rows == sources:
+            return self.attention(query, source.prepared, extra)
+        # Rows of one source are queries of it, as steps are: keys and values are read once for all of them.
+        query, coverage = (None if x is None else x.reshape(sources, -1, x.shape[-1]) for x in (query, extra.coverage))
+        extra = Extra(extra.lengths, jnp.broadcast_to(extra.step, query.shape[1:2]), coverage)
+        made = self.attention(query, source.prepared, extra)
+        context, weights = (part.reshape(rows, *part.shape[2:]) for part in made)
+        return context, weights
 
     def combined(self, context: Float[Array, "B *T K"], h: Float[Array, "B *T H"]) -> Float[Array, "B *T H"]:
         """Attentional vectors; the states themselves without attention, or where nothing uses them."""
@@ -226,9 +234,18 @@ class Decoder(nnx.Module):
         Returns the state, logits [B, V], and weights [B, S], or [B, N, S] of a score with heads (S = 0 without
         attention).
         """
-        off = Masks((None,) * len(self.core.cells), (None,) * (len(self.core.cells) + 1))
-        state, features, weights = self._one(state, self.embedding(tokens), source, off)
+        state, features, weights = self.features(state, tokens, source)
         return state, self.output(features), weights
+
+    def features(
+        self, state: State, tokens: Int[Array, " B"], source: Source
+    ) -> tuple[State, Float[Array, "B F"], Array]:
+        """One step as `step`, with the vectors before the output projection in place of logits.
+
+        Of a source of fewer rows each has several rows of the state, one after another: the hypotheses of a beam.
+        """
+        off = Masks((None,) * len(self.core.cells), (None,) * (len(self.core.cells) + 1))
+        return self._one(state, self.embedding(tokens), source, off)
 
     def _one(
         self, state: State, embedded: Float[Array, "B E"] | OneHot, source: Source, masks: Masks

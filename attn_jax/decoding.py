@@ -13,10 +13,14 @@ import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
 from attn_jax.encoder_decoder import Seq2Seq
+from attn_jax.layers import project
 from attn_jax.shapes import Array, Bool, Float, Int, Key
 
 Models = Seq2Seq | Sequence[Seq2Seq]
 """A model, or the members of an ensemble, which share their vocabularies."""
+
+BLOCK, FEWEST_BLOCKS = 64, 8
+"""Scores of which searches first look at the largest alone, and how many such blocks a vocabulary must have for it."""
 
 
 class Decoded(NamedTuple):
@@ -39,12 +43,15 @@ class Decoded(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The next symbol, after one step: log p(y) = scores[y] - normalizer. Scores may be -inf for what is not allowed.
+    """The next symbol, after one step: log p(y) = scores[y] - normalizer.
 
-    The two are kept apart: only a search knows for which symbols it needs the difference.
+    scores: of the V symbols, then -inf up to a whole number N of blocks; a small vocabulary is one block. tops: the
+    largest score of each block. The normaliser is kept apart: only a search knows for which symbols it needs the
+    difference.
     """
 
-    scores: Float[Array, "B V"]
+    scores: Float[Array, "B W"]
+    tops: Float[Array, "B N"]
     normalizer: Float[Array, " B"]
     weights: Float[Array, "B *N S"]
 
@@ -53,26 +60,65 @@ class Prediction(NamedTuple):
         return jnp.take_along_axis(self.scores, chosen[:, None], axis=1)[:, 0] - self.normalizer
 
 
+class Given(NamedTuple):
+    """What every step of a model needs: of the source, and W and b of the output projection, as wide as its scores."""
+
+    source: Any
+    kernel: Float[Array, "F W"]
+    bias: Float[Array, " W"]
+
+
 def members(models: Models) -> tuple[Seq2Seq, ...]:
     """The models of an ensemble, or the only one."""
     return tuple(models) if isinstance(models, Sequence) else (models,)
 
 
-def start(models: Models, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int) -> tuple[Any, Any]:
-    """States before the first of at most `max_length` steps, and what every step needs of the source."""
+def start(
+    models: Models, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int
+) -> tuple[Any, tuple[Given, ...]]:
+    """States before the first of at most `max_length` steps, and what every step needs besides."""
     started = [model.decoder.start(model.encode(source, mask), max_length) for model in members(models)]
-    return tuple(state for state, _ in started), tuple(prepared for _, prepared in started)
+    outputs = [_output(model) for model in members(models)]
+    given = (Given(prepared, *output) for (_, prepared), output in zip(started, outputs, strict=True))
+    return tuple(state for state, _ in started), tuple(given)
 
 
-def predict(models: Models, states: Any, last: Int[Array, " B"], prepared: Any) -> tuple[Any, Prediction]:
-    """One step of every member after the symbols `last`: log p = log mean_m p_m, and the mean weights."""
-    steps = [m.decoder.step(s, last, p) for m, s, p in zip(members(models), states, prepared, strict=True)]
-    states, logits, weights = zip(*steps, strict=True)
+def _output(model: Seq2Seq) -> tuple[Array, Array]:
+    """W and b of the output projection, with columns up to a whole number of blocks that have no probability."""
+    kernel, bias = model.decoder.output.weights()
+    assert bias is not None  # only other dense layers may lack one
+    vocabulary = kernel.shape[1]
+    more = -vocabulary % BLOCK if vocabulary >= FEWEST_BLOCKS * BLOCK else 0
+    return jnp.pad(kernel, ((0, 0), (0, more))), jnp.pad(bias, (0, more), constant_values=-jnp.inf)
+
+
+def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Given, ...]) -> tuple[Any, Prediction]:
+    """One step of every member after the symbols `last`: log p = log mean_m p_m, and the mean weights.
+
+    There may be several rows for each source, one after another.
+    """
+    steps = [m.decoder.features(s, last, g.source) for m, s, g in zip(members(models), states, given, strict=True)]
+    states, features, weights = zip(*steps, strict=True)
+    scores = [
+        project(x, g.kernel, m.decoder.output.dtype) + g.bias[None]
+        for m, x, g in zip(members(models), features, given, strict=True)
+    ]
     if len(steps) == 1:
-        return states, Prediction(logits[0], jax.nn.logsumexp(logits[0], axis=-1), weights[0])
-    logs = jnp.stack([jax.nn.log_softmax(scores) for scores in logits])
+        return states, _predicted(scores[0], weights[0])
+    logs = jnp.stack([jax.nn.log_softmax(each) for each in scores])
     mean = jax.nn.logsumexp(logs, axis=0) - math.log(len(steps))
-    return states, Prediction(mean, jnp.zeros_like(mean[:, 0]), _mean(weights))
+    return states, _predicted(mean, _mean(weights))._replace(normalizer=jnp.zeros_like(mean[:, 0]))
+
+
+def _predicted(scores: Array, weights: Array) -> Prediction:
+    width = scores.shape[-1]
+    size = BLOCK if width >= FEWEST_BLOCKS * BLOCK else width
+    tops = scores.reshape(-1, width // size, size).max(axis=-1)
+    # The log of the sum of exponentials, by the largest score that is known already.
+    top = tops.max(axis=-1)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    normalizer = top + jnp.log(jnp.sum(jnp.exp(scores - top[:, None]), axis=-1))
+    return Prediction(scores, tops, normalizer, weights)
 
 
 def _mean(weights: Sequence[Array]) -> Array:
@@ -88,15 +134,6 @@ def one_row(weights: Any, rows: int = 1) -> Any:
     return weights if weights.ndim == rows + 1 else weights.mean(axis=-2)
 
 
-def allow(prediction: Prediction, step: Int[Array, ""], min_length: int) -> Prediction:
-    """The prediction with scores of -inf for what is not `allowed`.
-
-    Probabilities stay the model's: they are not spread anew over what is left.
-    """
-    scores = prediction.scores
-    return prediction._replace(scores=jnp.where(allowed(scores.shape[-1], step, min_length)[None], scores, -jnp.inf))
-
-
 def allowed(vocabulary: int, step: Int[Array, ""] | int = 0, min_length: int = 1) -> Bool[Array, " V"]:
     """Which symbols can be put out at a step, from 0: no padding, no start, no end before the shortest length."""
     symbols = jnp.arange(vocabulary)
@@ -104,19 +141,28 @@ def allowed(vocabulary: int, step: Int[Array, ""] | int = 0, min_length: int = 1
     return now & ((symbols != EOS) | (step + 1 >= min_length)) if min_length > 1 else now
 
 
-def possible(scores: Float[Array, "B V"]) -> Float[Array, "B V"]:
-    """The scores, -inf for padding and start-of-sentence, which no output has."""
-    # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
-    return jnp.where(allowed(scores.shape[-1])[None], scores, -jnp.inf)
+def allowed_tops(
+    scores: Float[Array, "... W"], tops: Float[Array, "... N"], now: Bool[Array, " W"]
+) -> Float[Array, "... N"]:
+    """The largest score of each block among those that are allowed `now`: only the first block has others."""
+    size = scores.shape[-1] // tops.shape[-1]
+    lone = (1,) * (scores.ndim - 1)
+    first = jnp.where(now[:size].reshape(*lone, -1), scores[..., :size], -jnp.inf)
+    return jnp.concatenate([first.max(axis=-1, keepdims=True), tops[..., 1:]], axis=-1)
+
+
+def first_largest(x: Float[Array, "B N"]) -> Int[Array, " B"]:
+    """The place of the largest number of each row, the first of several; some place where they are not numbers."""
+    # What argmax does takes several times as long on a CPU.
+    last = x.shape[-1] - 1
+    places = jnp.where(x >= x.max(axis=-1, keepdims=True), jnp.arange(last + 1)[None], last)
+    return places.min(axis=-1).astype(jnp.int32)
 
 
 def likeliest(scores: Float[Array, "B V"]) -> Int[Array, " B"]:
     """The most probable symbol that can be put out, the first of several; some symbol where scores are not numbers."""
-    scores = possible(scores)
-    # What argmax does takes several times as long on a CPU.
-    last = scores.shape[-1] - 1
-    places = jnp.where(scores >= scores.max(axis=-1, keepdims=True), jnp.arange(last + 1)[None], last)
-    return places.min(axis=-1).astype(jnp.int32)
+    # Element by element, so that it becomes a part of what reads the scores, and no copy of them.
+    return first_largest(jnp.where(allowed(scores.shape[-1])[None], scores, -jnp.inf))
 
 
 def greedy(
@@ -126,7 +172,18 @@ def greedy(
 
     min_length: fewest symbols, end-of-sentence included, as in `max_length`.
     """
-    return _one_by_one(models, source, mask, max_length, min_length, lambda scores, _: likeliest(scores))
+
+    def choose(prediction: Prediction, step: Array) -> Array:
+        scores, tops = prediction.scores, prediction.tops
+        now = allowed(scores.shape[-1], step, min_length)
+        block = first_largest(allowed_tops(scores, tops, now))
+        size = scores.shape[-1] // tops.shape[-1]
+        symbols = block[:, None] * size + jnp.arange(size)[None]
+        found = scores.reshape(*tops.shape, size)[jnp.arange(len(block)), block]
+        inside = first_largest(jnp.where(now[symbols], found, -jnp.inf))
+        return block * size + inside
+
+    return _one_by_one(models, source, mask, max_length, choose)
 
 
 def sample(
@@ -145,11 +202,16 @@ def sample(
     that of temperature 1.
     """
 
-    def draw(scores: Array, step: Array) -> Array:
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return jax.vmap(jax.random.categorical)(now, scores / temperature).astype(jnp.int32)
+    def draw(prediction: Prediction, step: Array) -> Array:
+        # Probabilities stay the model's: they are not spread anew over what is allowed.
+        now = allowed(prediction.scores.shape[-1], step, min_length)
+        scores = jnp.where(now[None], prediction.scores, -jnp.inf)
+        drawn = jax.vmap(jax.random.categorical)(
+            jax.vmap(jax.random.fold_in, (0, None))(keys, step), scores / temperature
+        )
+        return drawn.astype(jnp.int32)
 
-    return _one_by_one(models, source, mask, max_length, min_length, draw)
+    return _one_by_one(models, source, mask, max_length, draw)
 
 
 def _one_by_one(
@@ -157,13 +219,12 @@ def _one_by_one(
     source: Array,
     mask: Array,
     max_length: int,
-    min_length: int,
-    choose: Callable[[Array, Array], Array],
+    choose: Callable[[Prediction, Array], Array],
 ) -> Decoded:
-    states, prepared = start(models, source, mask, max_length)
+    states, given = start(models, source, mask, max_length)
     batch = source.shape[0]
     first = jnp.full((batch,), BOS, jnp.int32)
-    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, first, prepared)
+    _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, first, given)
     tokens = jnp.full((batch, max_length), PAD, jnp.int32)
     weights = jnp.zeros((batch, max_length, *shapes.weights.shape[1:]), shapes.weights.dtype)
 
@@ -173,8 +234,8 @@ def _one_by_one(
 
     def step(loop: tuple) -> tuple:
         t, states, last, done, total, tokens, weights = loop
-        states, prediction = predict(models, states, last, prepared)
-        chosen = jnp.where(done, PAD, choose(allow(prediction, t, min_length).scores, t))
+        states, prediction = predict(models, states, last, given)
+        chosen = jnp.where(done, PAD, choose(prediction, t))
         total = total + jnp.where(done, 0, prediction.log_probability(chosen))
         tokens = tokens.at[:, t].set(chosen)
         ended = done.reshape(-1, *[1] * (prediction.weights.ndim - 1))

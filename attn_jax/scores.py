@@ -42,13 +42,13 @@ class Memory(NamedTuple):
 class Extra(NamedTuple):
     """What a score or a window may need besides query and keys.
 
-    lengths: true source lengths. step: number of the step, from 1; of every step where there are several queries.
-    coverage: sum of the weights of all earlier steps, for scores with coverage; it needs one query a sentence.
+    lengths: true source lengths. step: number of the step, from 1, for each query where there are several. coverage:
+    sum of the weights of all earlier steps, for each query, for scores with coverage.
     """
 
     lengths: Int[Array, " B"]
     step: Int[Array, "*T"]
-    coverage: Float[Array, "B S"] | None = None
+    coverage: Float[Array, "B *T S"] | None = None
 
 
 class Score(nnx.Module):
@@ -231,13 +231,16 @@ class _Tanh(Score):
         a, v = project(query, self.query_kernel[...], self.dtype), self._vector()
         if self.coverage_kernel is not None:
             assert extra.coverage is not None  # the decoder's state has it
-            keys = keys + project(extra.coverage[:, :, None], self.coverage_kernel[...], self.dtype)
+            covered = project(extra.coverage[..., None], self.coverage_kernel[...], self.dtype)
+            keys = covered + (keys if a.ndim == 2 else keys[:, None])
 
         def row(a_BH: Array) -> Array:
             return contract("bsh,h->bs", jnp.tanh(a_BH[:, None, :] + keys), v, self.dtype)
 
         if a.ndim == 2:
             return row(a)
+        if keys.ndim == 4:
+            return contract("btsh,h->bts", jnp.tanh(a[:, :, None, :] + keys), v, self.dtype)
         if a.shape[1] * keys.size * keys.dtype.itemsize <= self.CHUNK_BYTES:
             return contract("btsh,h->bts", jnp.tanh(a[:, :, None, :] + keys[:, None]), v, self.dtype)
         return jnp.swapaxes(jax.lax.map(jax.checkpoint(row), jnp.swapaxes(a, 0, 1)), 0, 1)

@@ -197,7 +197,14 @@ class CrossAttention(nnx.Module):
         noise: Noise | None = None,
         place: str = "",
     ) -> tuple[Float[Array, "B T E"], Float[Array, "B N T S"]]:
-        """What is read, and the weights; prepared: keys and values, what `memory` makes of the states."""
+        """What is read, and the weights; prepared: keys and values, what `memory` makes of the states.
+
+        Of a memory of fewer rows each has several rows of x, one after another, of one position: a beam's hypotheses.
+        """
+        rows, sources = len(x), len(mask)
+        if rows != sources:
+            read, weights = self(x.reshape(sources, -1, x.shape[-1]), prepared, mask, noise, place)
+            return read.reshape(x.shape), jnp.swapaxes(weights, 1, 2).reshape(rows, weights.shape[1], 1, -1)
         (queries,), (keys, values) = self.query(x), prepared
         contexts, weights = attend(queries, keys, values, mask[:, None], noise, place, self.dtype)
         return self.joined(contexts), weights
@@ -333,17 +340,27 @@ class Decoder(nnx.Module):
 
         Logits are NaN after more steps than the state was made for.
         """
+        state, features, weights = self.features(state, tokens, source)
+        return state, self.output(features), weights
+
+    def features(
+        self, state: State, tokens: Int[Array, " B"], source: Source
+    ) -> tuple[State, Float[Array, "B E"], Array]:
+        """One step as `step`, with the vectors before the output projection in place of logits.
+
+        Of a source of fewer rows each has several rows of the state, one after another: the hypotheses of a beam.
+        """
         x = _embedded(self.embedding, tokens[:, None], state.done[None], None, "target")
         caches = []
         for layer, cache, prepared in zip(self.layers, state.caches, source.prepared, strict=True):
             made, cache = layer.attention.step(layer.around_attention.into(x), cache, state.done)
             x, weights = layer(x, made, prepared, source.mask)
             caches.append(cache)
-        logits = self.output(self._normed(x)[:, 0])
+        features = self._normed(x)[:, 0]
         length = state.caches[0].keys.shape[1]
         if length != self.settings.window + 1:  # otherwise the cache holds all that the window will ever reach
-            logits = jnp.where(state.done < length, logits, jnp.nan)
-        return State(tuple(caches), state.done + 1), logits, _shown(weights)[:, 0]
+            features = jnp.where(state.done < length, features, jnp.nan)
+        return State(tuple(caches), state.done + 1), features, _shown(weights)[:, 0]
 
     def teacher_forced(
         self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None

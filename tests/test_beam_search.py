@@ -144,15 +144,15 @@ class Wrapped:
 
     def __init__(self, module, steps=None, heads=False):
         self.module, self.steps, self.heads, self.decoder = module, steps, heads, self
-        self.encode, self.start = module.encode, module.decoder.start
+        self.encode, self.start, self.output = module.encode, module.decoder.start, module.decoder.output
 
-    def step(self, state, tokens, source):
+    def features(self, state, tokens, source):
         if self.steps is not None:
             jax.debug.callback(lambda: self.steps.append(1))
-        state, logits, weights = self.module.decoder.step(state, tokens, source)
+        state, features, weights = self.module.decoder.features(state, tokens, source)
         if self.heads:
             weights = jnp.stack([weights, weights[:, ::-1]], axis=1)
-        return state, logits, weights
+        return state, features, weights
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -232,7 +232,7 @@ def test_more_hypotheses_than_the_beam_holds_are_refused(x64):
         beam(model.bind(params), jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2), bool), 4, beam_size=2, n_best=3)
 
 
-@pytest.mark.parametrize("length", [1000, 1024, 70])
+@pytest.mark.parametrize("length", [960, 1024, 70])
 def test_largest_values_of_long_rows(length):
     """Few different values, so that many are equal, and -inf among them, in the offsets, too."""
     draw = np.random.default_rng(0)
@@ -241,11 +241,13 @@ def test_largest_values_of_long_rows(length):
     scores[3, :, 5:] = -np.inf
     offset = draw.integers(-2, 3, size=(6, 3)).astype(np.float32)
     offset[4, 1:] = -np.inf
-    allowed = draw.random(length) < 0.9
+    allowed = np.ones(length, bool)
+    allowed[:40] = draw.random(40) < 0.9
+    tops = scores.reshape(6, 3, -1, 64 if length > 70 else length).max(axis=-1)
     values = (np.where(allowed, scores, -np.inf) + offset[:, :, None]).reshape(6, -1)
     for count in (1, 3, 10):
         found, parents, symbols = reference.jit(lambda *given, count=count: largest(*given, count))(
-            scores, offset, allowed
+            scores, tops, offset, allowed
         )
         order = np.argsort(-values, axis=1, kind="stable")[:, :count]
         np.testing.assert_array_equal(parents * length + symbols, order)

@@ -147,3 +147,45 @@ def test_windows_are_the_definition(x64, window, feeding):
         moved = {**params, name: value + 1j * step * direction}
         wanted = sum(np.sum(np.cos(defined(moved, row)[0])).imag / step for row in range(len(LENGTHS)))
         np.testing.assert_allclose(np.sum(gradients[name] * direction), wanted, rtol=1e-8)
+
+
+SHARED = [
+    *({"score": score, "window": window} for score in SCORES for window in WINDOWS),
+    {"score": "additive", "coverage": True, "placement": "before", "cell": "gru"},
+    {"score": "concat", "coverage": True, "window": "local_p"},
+    {"score": "none", "input_feeding": "context"},
+    {"model": "transformer", "transformer.size": 6, "transformer.heads": 2, "transformer.feedforward": 5},
+]
+
+
+@pytest.mark.parametrize("changes", SHARED, ids=str)
+def test_rows_that_share_a_source_are_as_if_each_had_its_own(x64, changes):
+    """Three hypotheses for each of two sentences, in different states."""
+    model, _, params = reference.tiny_model(**changes)
+    source = np.array([[4, 5, 6, 7], [8, 4, 0, 0]], np.int32)
+    tokens = np.array([[4, 5, 6, 7, 3, 4], [1, 5, 5, 6, 7, 8]], np.int32)
+
+    @reference.jit
+    def run(params):
+        module = model.bind(params)
+
+        def steps(given):
+            state, _ = module.decoder.start(
+                module.encode(np.repeat(source, 3, axis=0), np.repeat(source, 3, axis=0) != 0), 2
+            )
+            found = []
+            for last in tokens:
+                state, *made = module.decoder.features(state, last, given)
+                found.append(made)
+            return found
+
+        (_, shared), (_, own) = (
+            module.decoder.start(module.encode(x, x != 0), 2) for x in (source, np.repeat(source, 3, axis=0))
+        )
+        return steps(shared), steps(own)
+
+    shared, own = run(params)
+    for found, expected in zip(jax.tree.leaves(shared), jax.tree.leaves(own), strict=True):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert np.ptp(np.asarray(own[1][0])[:3], axis=0).max() > 1e-3, "hypotheses differ"
