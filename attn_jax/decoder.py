@@ -169,7 +169,10 @@ class Step(nnx.Module):
     def attend(
         self, query: Float[Array, "B *T H"], source: Source, extra: Extra
     ) -> tuple[Float[Array, "B *T K"], Float[Array, "B *TN S"]]:
-        """Context and weights for the query of one step or of all, of width 0 without attention."""
+        """Context and weights for the query of one step or of all, of width 0 without attention.
+
+        Of a source of fewer rows each has several rows of queries [B, H], one after another.
+        """
         if self.attention is None or source.prepared is None:
             nothing = jnp.zeros((*query.shape[:-1], 0), query.dtype)
             return nothing, nothing
@@ -177,7 +180,8 @@ class Step(nnx.Module):
         if rows == sources:
             return self.attention(query, source.prepared, extra)
         # Rows of one source are queries of it, as steps are: keys and values are read once for all of them.
-        query, coverage = (None if x is None else x.reshape(sources, -1, x.shape[-1]) for x in (query, extra.coverage))
+        query = query.reshape(sources, -1, query.shape[-1])
+        coverage = None if extra.coverage is None else extra.coverage.reshape(*query.shape[:2], -1)
         extra = Extra(extra.lengths, jnp.broadcast_to(extra.step, query.shape[1:2]), coverage)
         made = self.attention(query, source.prepared, extra)
         context, weights = (part.reshape(rows, *part.shape[2:]) for part in made)
