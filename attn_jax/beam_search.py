@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import Decoded, Given, Models, allowed, allowed_tops, one_row, predict, start
+from attn_jax.decoding import Decoded, Given, Models, allowed, allowed_tops, last_symbol, one_row, predict, start
 from attn_jax.shapes import Array, Bool, Float, Int
 
 PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
@@ -152,6 +152,7 @@ def beam(
         scores, tops = (part.reshape(batch, k, -1) for part in (prediction.scores, prediction.tops))
         now = allowed(scores.shape[-1], t, min_length)
         best, parent, symbol = largest(scores, tops, offset, now, 2 * k)
+        symbol = jnp.minimum(symbol, last_symbol(models))
         ends = symbol == EOS
 
         ended = jnp.where(ends, best, -jnp.inf)[:, :k]

@@ -73,6 +73,11 @@ def members(models: Models) -> tuple[Seq2Seq, ...]:
     return tuple(models) if isinstance(models, Sequence) else (models,)
 
 
+def last_symbol(models: Models) -> int:
+    """The highest symbol of the vocabulary: where scores are not numbers, a search may come upon a column after it."""
+    return members(models)[0].decoder.output.weights()[0].shape[1] - 1
+
+
 def start(
     models: Models, source: Int[Array, "B S"], mask: Bool[Array, "B S"], max_length: int
 ) -> tuple[Any, tuple[Given, ...]]:
@@ -181,7 +186,7 @@ def greedy(
         symbols = block[:, None] * size + jnp.arange(size)[None]
         found = scores.reshape(*tops.shape, size)[jnp.arange(len(block)), block]
         inside = first_largest(jnp.where(now[symbols], found, -jnp.inf))
-        return block * size + inside
+        return jnp.minimum(block * size + inside, last_symbol(models))
 
     return _one_by_one(models, source, mask, max_length, choose)
 

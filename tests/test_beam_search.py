@@ -11,6 +11,7 @@ from plain_search import Ranked
 from attn_jax.beam_search import PENALTIES, Ranking, beam, largest
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import greedy
+from attn_jax.seq2seq import build
 
 SOURCES = [[4, 5, 6], [], [7, 8, 4, 5, 5], [6]]
 CHANGES = {"score": "additive", "input_feeding": "attentional", "cell": "lstm", "encoder": "bi"}
@@ -252,3 +253,18 @@ def test_largest_values_of_long_rows(length):
         order = np.argsort(-values, axis=1, kind="stable")[:, :count]
         np.testing.assert_array_equal(parents * length + symbols, order)
         np.testing.assert_array_equal(found, np.take_along_axis(values, order, axis=1))
+
+
+@pytest.mark.parametrize("beam_size", [0, 5])
+def test_scores_that_are_not_numbers_give_symbols_of_the_vocabulary(beam_size):
+    """Of a vocabulary that is not a whole number of blocks; a beam of 0 stands for greedy search."""
+    symbols = 9 * 64 + 1
+    model = build(reference.tiny(score="dot"), reference.SOURCE_SIZE, symbols)
+    params = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, np.nan, np.float32), jax.eval_shape(model.init, jax.random.key(0))
+    )
+    source = reference.padded([[4, 5, 6], [7, 8]])
+    options = {"beam_size": beam_size} if beam_size else {}
+    search = beam if beam_size else greedy
+    found = reference.jit(lambda p: search(model.bind(p), source, source != PAD, 4, **options))(params)
+    assert (np.asarray(found.tokens) < symbols).all()
