@@ -232,21 +232,12 @@ class Decoder(nnx.Module):
         lengths = jnp.sum(memory.mask, axis=-1)
         return State(self.bridge(memory), feed, none_done, coverage), Source(prepared, lengths)
 
-    def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Array, Array]:
+    def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Float[Array, "B F"], Array]:
         """One step after `tokens`.
 
-        Returns the state, logits [B, V], and weights [B, S], or [B, N, S] of a score with heads (S = 0 without
-        attention).
-        """
-        state, features, weights = self.features(state, tokens, source)
-        return state, self.output(features), weights
-
-    def features(
-        self, state: State, tokens: Int[Array, " B"], source: Source
-    ) -> tuple[State, Float[Array, "B F"], Array]:
-        """One step as `step`, with the vectors before the output projection in place of logits.
-
-        Of a source of fewer rows each has several rows of the state, one after another: the hypotheses of a beam.
+        Returns the state, vectors before the output projection, and weights [B, S], or [B, N, S] of a score with heads
+        (S = 0 without attention). Of a source of fewer rows each has several rows of the state, one after another: the
+        hypotheses of a beam.
         """
         off = Masks((None,) * len(self.core.cells), (None,) * (len(self.core.cells) + 1))
         return self._one(state, self.embedding(tokens), source, off)

@@ -102,7 +102,7 @@ def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Gi
 
     There may be several rows for each source, one after another.
     """
-    steps = [m.decoder.features(s, last, g.source) for m, s, g in zip(members(models), states, given, strict=True)]
+    steps = [m.decoder.step(s, last, g.source) for m, s, g in zip(members(models), states, given, strict=True)]
     states, features, weights = zip(*steps, strict=True)
     scores = [
         project(x, g.kernel, m.decoder.output.dtype) + g.bias[None]

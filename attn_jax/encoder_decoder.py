@@ -24,16 +24,13 @@ class AnyDecoder(Protocol):
     def start(self, memory: Memory, max_length: int = ...) -> tuple[Any, Any]:
         """The state before the first of at most `max_length` steps, and what all steps need of the source."""
 
-    def features(
+    def step(
         self, state: Any, tokens: Int[Array, " B"], source: Any
     ) -> tuple[Any, Float[Array, "B F"], Float[Array, "B *N S"]]:
         """One step after `tokens`: the state, the vectors before the output projection, and weights.
 
         Of a source of fewer rows each has several rows of the state, one after another: the hypotheses of a beam.
         """
-
-    def step(self, state: Any, tokens: Int[Array, " B"], source: Any) -> tuple[Any, Array, Array]:
-        """One step after `tokens`: state, logits [B, V], weights [B, S]."""
 
     def teacher_forced(
         self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None

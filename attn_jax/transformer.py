@@ -335,20 +335,11 @@ class Decoder(nnx.Module):
     def _source(self, memory: Memory) -> Source:
         return Source(tuple(layer.cross.memory(memory.states) for layer in self.layers), memory.mask)
 
-    def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Array, Array]:
-        """One step after `tokens`. Returns the state, logits [B, V] and weights [B, S].
+    def step(self, state: State, tokens: Int[Array, " B"], source: Source) -> tuple[State, Float[Array, "B E"], Array]:
+        """One step after `tokens`: the state, vectors before the output projection, and weights [B, S].
 
-        Logits are NaN after more steps than the state was made for.
-        """
-        state, features, weights = self.features(state, tokens, source)
-        return state, self.output(features), weights
-
-    def features(
-        self, state: State, tokens: Int[Array, " B"], source: Source
-    ) -> tuple[State, Float[Array, "B E"], Array]:
-        """One step as `step`, with the vectors before the output projection in place of logits.
-
-        Of a source of fewer rows each has several rows of the state, one after another: the hypotheses of a beam.
+        The vectors are NaN after more steps than the state was made for. Of a source of fewer rows each has several
+        rows of the state, one after another: the hypotheses of a beam.
         """
         x = _embedded(self.embedding, tokens[:, None], state.done[None], None, "target")
         caches = []

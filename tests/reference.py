@@ -74,6 +74,12 @@ def by_name(state: Any) -> dict[str, Any]:
     return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
+def step(decoder: Any, state: Any, tokens: Any, source: Any) -> tuple[Any, Any, Any]:
+    """One step of a decoder after `tokens`: state, logits and weights."""
+    state, features, weights = decoder.step(state, tokens, source)
+    return state, decoder.output(features), weights
+
+
 def assert_gradients(f: Callable[[dict], Any], params: Params, gradients: Params, tolerance: float = 1e-9) -> None:
     """Compares the gradient of every parameter, along a random direction, with the complex step of `f`."""
     directions, step = random_like(dict(params), seed=7), 1e-30

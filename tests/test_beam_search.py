@@ -147,10 +147,10 @@ class Wrapped:
         self.module, self.steps, self.heads, self.decoder = module, steps, heads, self
         self.encode, self.start, self.output = module.encode, module.decoder.start, module.decoder.output
 
-    def features(self, state, tokens, source):
+    def step(self, state, tokens, source):
         if self.steps is not None:
             jax.debug.callback(lambda: self.steps.append(1))
-        state, features, weights = self.module.decoder.features(state, tokens, source)
+        state, features, weights = self.module.decoder.step(state, tokens, source)
         if self.heads:
             weights = jnp.stack([weights, weights[:, ::-1]], axis=1)
         return state, features, weights

@@ -31,7 +31,7 @@ def repeated(decoder, memory, inputs):
     state, source = decoder.start(memory)
 
     def step(state, tokens):
-        state, logits, weights = decoder.step(state, tokens, source)
+        state, logits, weights = reference.step(decoder, state, tokens, source)
         return state, (logits, weights)
 
     _, outputs = jax.lax.scan(step, state, inputs.T)
@@ -175,7 +175,7 @@ def test_rows_that_share_a_source_are_as_if_each_had_its_own(x64, changes):
             )
             found = []
             for last in tokens:
-                state, *made = module.decoder.features(state, last, given)
+                state, *made = module.decoder.step(state, last, given)
                 found.append(made)
             return found
 

@@ -65,7 +65,7 @@ def outcome(model: Model, params, order) -> tuple[Any, Run]:
     state, prepared = module.decoder.start(module.encode(jnp.asarray(source), jnp.ones(source.shape, bool)))
 
     def step(state, token):
-        state, logits, weights = module.decoder.step(state, token[None], prepared)
+        state, logits, weights = reference.step(module.decoder, state, token[None], prepared)
         return state, (logits[0], weights[0])
 
     _, (alone_logits, alone_weights) = jax.lax.scan(step, state, jnp.array([BOS, *target[:-1]]))

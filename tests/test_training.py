@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import properties
 import pytest
+import reference
 import tiny
 
 from attn_jax.data.corpus import encode
@@ -48,7 +49,7 @@ def derived(config, trainer, corpus, steps):
 
             def step(state, symbols):
                 last, symbol = symbols
-                state, logits, _ = module.decoder.step(state, last[None], prepared)
+                state, logits, _ = reference.step(module.decoder, state, last[None], prepared)
                 logp = jax.nn.log_softmax(logits[0])
                 others = -jnp.sum(jnp.where(jnp.arange(len(logp)) == PAD, 0, logp)) / (len(logp) - 1)
                 smoothed = (1 - smoothing) * -logp[symbol] + smoothing * others

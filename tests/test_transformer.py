@@ -152,11 +152,11 @@ def test_loss_gradients_and_steps_are_the_definition(x64, changes):
         state, prepared = module.decoder.start(memory, inputs.shape[1])
 
         def step(state, tokens):
-            state, *made = module.decoder.step(state, tokens, prepared)
+            state, *made = reference.step(module.decoder, state, tokens, prepared)
             return state, made
 
         state, stepped = jax.lax.scan(step, state, inputs.T)
-        _, late, _ = module.decoder.step(state, inputs[:, 0], prepared)
+        _, late, _ = reference.step(module.decoder, state, inputs[:, 0], prepared)
         stepped = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stepped)
         return jax.value_and_grad(loss)(params), (module.decoder.output(features), weights), stepped, late, memory
 
@@ -324,7 +324,7 @@ def test_bfloat16_rounds_the_operands_of_every_product():
         module = model.bind(params)
         features, _ = module.teacher_forced(source, source != PAD, inputs)
         state, prepared = module.decoder.start(module.encode(source, source != PAD))
-        return module.decoder.output(features), module.decoder.step(state, inputs[:, 0], prepared)
+        return module.decoder.output(features), reference.step(module.decoder, state, inputs[:, 0], prepared)
 
     products = list(products_of(jax.make_jaxpr(run)(jax.eval_shape(model.init, jax.random.key(0))).jaxpr))
     assert len(products) == 2 * 6 + 11 + 1 + 1 + 11
