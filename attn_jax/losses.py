@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from attn_jax.data.text import BOS, PAD
-from attn_jax.products import contract
+from attn_jax.products import contract, rounds
 from attn_jax.shapes import Array, Float, Int
 
 CHUNK_BYTES = 24 << 20
@@ -33,17 +33,18 @@ def cross_entropy(
     bias: Float[Array, " V"],
     targets: Int[Array, " N"],
     weights: Float[Array, " N"],
-    smoothing: Float[Array, ""] | float = 0.0,
+    smoothing: Float[Array, ""] | float | None = None,
     dtype: Any = None,
 ) -> Totals:
     """Weighted sums over N tokens, of logits = features kernel + bias.
 
     loss = sum_n w_n sum_v q_nv (-log p_nv), where q puts 1 - smoothing on the target and spreads `smoothing` evenly
-    over the vocabulary without padding. weights: 0 on padding. dtype: operands of the products, see
-    `products.contract`.
+    over the vocabulary without padding; None: there is none. weights: 0 on padding. dtype: operands of the products,
+    see `products.contract`.
     Gradients flow from `loss` to features, kernel and bias.
     """
-    return _cross_entropy(dtype, features, kernel, bias, targets, weights, jnp.asarray(smoothing, features.dtype))
+    spread = None if smoothing is None else jnp.asarray(smoothing, features.dtype)
+    return _cross_entropy(dtype, features, kernel, bias, targets, weights, spread)
 
 
 def repeated_attention(weights: Float[Array, "B T S"], real: Float[Array, "B T"]) -> Float[Array, ""]:
@@ -56,27 +57,31 @@ def repeated_attention(weights: Float[Array, "B T S"], real: Float[Array, "B T"]
 
 
 def _chunk(
-    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array | None
 ) -> tuple[Totals, Array]:
     """Totals of some tokens, and the gradient of their loss with respect to their logits."""
+    # Each line below that touches all logits is a pass over memory, which takes a tenth of the time of the product.
     logits = contract("nf,fv->nv", x, kernel, dtype) + bias[None]
     vocabulary = logits.shape[1]
     highest = jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
     exponentials = jnp.exp(logits - highest)
     total = exponentials.sum(axis=1, keepdims=True)
     log_total = highest[:, 0] + jnp.log(total[:, 0])
-    is_target = jnp.arange(vocabulary)[None] == targets[:, None]
-    at_target = jnp.where(is_target, logits, 0).sum(axis=1)
-    nll = log_total - at_target
-    spread = smoothing / (vocabulary - 1)
-    rest = (vocabulary - 1) * log_total - (logits.sum(axis=1) - logits[:, PAD])
-    loss = (1 - smoothing) * nll + spread * rest
-    q = jnp.where(is_target, 1 - smoothing, 0) + jnp.where(jnp.arange(vocabulary) == PAD, 0, spread)[None]
+    at_target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    nll = loss = log_total - at_target
+    q = jnp.where(jnp.arange(vocabulary)[None] == targets[:, None], 1 if smoothing is None else 1 - smoothing, 0)
+    if smoothing is not None:
+        spread = smoothing / (vocabulary - 1)
+        rest = (vocabulary - 1) * log_total - (logits.sum(axis=1) - logits[:, PAD])
+        loss = (1 - smoothing) * nll + spread * rest
+        q = q + jnp.where(jnp.arange(vocabulary) == PAD, 0, spread)[None]
     # The first of the highest, as argmax has it, which takes ten times as long on a CPU.
     earlier = (logits >= highest) & (jnp.arange(vocabulary)[None] < targets[:, None])
     correct = ((at_target >= highest[:, 0]) & ~earlier.any(axis=1)).astype(x.dtype)
     totals = Totals(*(jnp.sum(weights * value) for value in (loss, nll, correct)))
-    return totals, weights[:, None] * (exponentials / total - q)
+    d_logits = exponentials * (weights[:, None] / total) - weights[:, None] * q
+    # Rounded once for all that is made of it.
+    return totals, d_logits.astype(dtype).astype(x.dtype) if rounds(dtype) else d_logits
 
 
 def _chunks(n: int, vocabulary: int, itemsize: int) -> int:
@@ -95,7 +100,7 @@ def _reshaped(parts: int, *arrays: Array) -> tuple[Array, ...]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(
-    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array | None
 ) -> Totals:
     parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
     if parts == 1:
@@ -105,7 +110,7 @@ def _cross_entropy(
 
 
 def _forward(
-    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array
+    dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array | None
 ) -> tuple[Totals, Any]:
     # The loss is one number, so its gradient is known up to a factor as soon as the logits are: it is taken here, chunk
     # by chunk, and no logits are kept or made twice.

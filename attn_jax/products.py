@@ -74,14 +74,14 @@ def _scoped(scope: _Scope) -> Iterator[_Scope]:
         _scopes.pop()
 
 
-def _rounds(dtype: Any) -> bool:
+def rounds(dtype: Any) -> bool:
     """Whether operands are rounded by us, and not by the product."""
     return dtype is not None and not isinstance(dtype, jax.lax.Precision)
 
 
 def _einsum(spec: str, a: Array, w: Array, dtype: Any) -> Array:
     """The product with operands rounded to `dtype` (None: as they are) and accumulated in the type of `a`."""
-    if not _rounds(dtype):
+    if not rounds(dtype):
         # Without a word of it accelerators take float32 for less than it is.
         return jnp.einsum(spec, a, w, precision=dtype or jax.lax.Precision.HIGHEST)
 
@@ -148,7 +148,7 @@ def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)
-    return _rounded(spec, dtype, a, w) if _rounds(dtype) else _einsum(spec, a, w, dtype)
+    return _rounded(spec, dtype, a, w) if rounds(dtype) else _einsum(spec, a, w, dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -68,7 +68,7 @@ def batch_loss(
     target: Int[Array, "B T"],
     *,
     per: str | None = None,
-    smoothing: Any = 0.0,
+    smoothing: Any = None,
     coverage: Any = None,
     forced: Bool[Array, "B T"] | None = None,
     noise: Noise | None = None,
@@ -283,7 +283,7 @@ class Trainer:
     ) -> tuple[Array, Array]:
         """The training loss, and the unsmoothed loss per token."""
         options = {
-            "smoothing": numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else 0.0,
+            "smoothing": numbers["loss.label_smoothing"] if self.config.loss.label_smoothing else None,
             "coverage": numbers["loss.coverage"] if self.config.loss.coverage else None,
         }
         per = self.config.loss.per

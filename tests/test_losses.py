@@ -38,7 +38,7 @@ def definition(arrays, targets, weights, smoothing):
     return loss, nll, correct
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("smoothing", [None, 0.0, 0.3])
 @pytest.mark.parametrize("chunk_bytes", [1 << 20, 2 * VOCABULARY * 8, 1])
 def test_totals_and_gradients_are_the_definition(x64, monkeypatch, smoothing, chunk_bytes):
     """In one chunk, in four chunks of two tokens (the last one padded), and token by token."""
@@ -55,11 +55,28 @@ def test_totals_and_gradients_are_the_definition(x64, monkeypatch, smoothing, ch
         return jax.value_and_grad(loss, has_aux=True)(arrays), loss(arrays)[1]
 
     ((_, differentiated), gradients), plain = run(arrays, weights, smoothing)
-    expected = definition(arrays, targets, weights, smoothing)
+    spread = smoothing or 0.0
+    expected = definition(arrays, targets, weights, spread)
     np.testing.assert_allclose(plain, expected, rtol=1e-9)
     np.testing.assert_allclose(differentiated, expected, rtol=1e-9)
-    reference.assert_gradients(lambda a: 3 * definition(a, targets, weights, smoothing)[0], arrays, gradients)
+    reference.assert_gradients(lambda a: 3 * definition(a, targets, weights, spread)[0], arrays, gradients)
     assert not np.any(gradients["x"][weights == 0]), "padding has a gradient"
+
+
+def test_bfloat16_gradients_are_those_of_rounded_logit_gradients():
+    """With exact operands, d_bias is the sum of what is rounded: p - q to 8 bits, token by token."""
+    targets, x = np.array([1, 3, 3], np.int32), np.ones((3, 1), np.float32)
+    kernel = np.array([[0.5, -1, 2, 0.25]], np.float32)
+
+    def loss(bias):
+        return cross_entropy(x, kernel, bias, targets, jnp.ones(3), dtype=jnp.bfloat16).loss
+
+    gradient = jax.grad(loss)(jnp.zeros(4))
+    p = np.exp(kernel) / np.exp(kernel).sum()
+    each = (p - np.eye(4)[targets]).astype(np.float32)
+    rounded = np.asarray(jnp.asarray(each).astype(jnp.bfloat16), np.float32)
+    np.testing.assert_allclose(gradient, rounded.sum(axis=0), rtol=1e-5)
+    assert np.max(np.abs(rounded.sum(axis=0) - each.sum(axis=0))) > 1e-4, "nothing was rounded"
 
 
 def test_smoothing_has_no_mass_on_padding(x64):
