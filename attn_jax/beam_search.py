@@ -11,9 +11,13 @@ with n symbols, end-of-sentence included, and lp by name (`PENALTIES`). Hypothes
 without an end compete with the finished ones, by the same formula.
 
 A search ends for a sentence when no live hypothesis can come to a better score than the worst of the finished ones that
-are kept, see `Ranking.bound`. Then nothing of the sentence changes any more, however long others take.
+are kept, see `Ranking.bound`. Then nothing of the sentence changes any more, however long others take. As soon as half
+of a batch has ended, the other half goes on as a smaller one, see `stages`. In the first step a sentence has one live
+hypothesis, the empty one, and costs as much as one.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +35,9 @@ PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
     "average": lambda n, alpha: n,
 }
 """lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
+
+MOST_STAGES, SMALLEST_STAGE = 3, 8
+"""Batch sizes of one search at most, for each of which a step is compiled, and sentences of the smallest one."""
 
 SMALLEST = 1e-30
 """Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
@@ -100,16 +107,54 @@ class _History(NamedTuple):
     parents: Int[Array, "L B K"]
     weights: Float[Array, "L B K *N S"]
 
+    def written(
+        self,
+        step: Int[Array, ""],
+        places: Int[Array, " N"] | None,
+        tokens: Int[Array, "N K"],
+        parents: Int[Array, "N K"],
+        weights: Float[Array, "N ..."],
+    ) -> "_History":
+        """With a step of the sentences at `places`, None for all.
+
+        weights: [N, K, *N, S], or [N, 1, *N, S] where one hypothesis was live before the step.
+        """
+        row = (step,) if places is None else (step, places)
+        return _History(
+            self.tokens.at[row].set(tokens), self.parents.at[row].set(parents), self.weights.at[row].set(weights)
+        )
+
 
 class _Loop(NamedTuple):
+    """The search between two steps, of n sentences with k live hypotheses each.
+
+    places: of the sentences in the batch. history: of the whole batch.
+    """
+
     step: Int[Array, ""]
     states: Any
-    last: Int[Array, "B K"]
-    live: Float[Array, "B K"]
-    covered: Float[Array, "B K S"]
-    done: Bool[Array, " B"]
+    last: Int[Array, "N K"]
+    live: Float[Array, "N K"]
+    covered: Float[Array, "N K S"]
+    done: Bool[Array, " N"]
     kept: _Kept
+    places: Int[Array, " N"]
     history: _History
+
+
+class _Sources(NamedTuple):
+    """What every step needs of the sentences of a loop: what their models do, and their masks."""
+
+    given: tuple[Given, ...]
+    mask: Bool[Array, "N S"]
+
+
+def stages(batch: int) -> list[int]:
+    """The sizes that a batch has one after another, each as soon as no more sentences than that are unfinished."""
+    sizes = [batch]
+    while len(sizes) < MOST_STAGES and sizes[-1] // 2 >= SMALLEST_STAGE:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 def beam(
@@ -132,42 +177,34 @@ def beam(
     """
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best={n_best} is not between 1 and beam_size={beam_size}")
-    batch, k = source.shape[0], beam_size
-    loop, given = _begin(models, source, mask, max_length, k, n_best)
-    rows = jnp.arange(batch)[:, None] * k
+    mask, batch, k = jnp.asarray(mask), source.shape[0], beam_size
+    loop, sources = _begin(models, source, mask, max_length, k, n_best)
 
-    def unfinished(loop: _Loop) -> Array:
-        return (loop.step < max_length) & ~jnp.all(loop.done)
-
-    def step(loop: _Loop) -> _Loop:
-        t = loop.step
-        states, prediction = predict(models, loop.states, loop.last.reshape(-1), given)
-        weights = prediction.weights.reshape(batch, k, *prediction.weights.shape[1:])
+    def step(sources: _Sources, loop: _Loop) -> _Loop:
+        """From n sentences with one live hypothesis, in the first step, or with k, to the same with k."""
+        t, (n, before) = loop.step, loop.last.shape
+        states, prediction = predict(models, loop.states, loop.last.reshape(-1), sources.given)
+        weights = prediction.weights.reshape(n, before, *prediction.weights.shape[1:])
         covered = loop.covered
         if ranking.coverage_penalty:
             covered = covered + one_row(prediction.weights).reshape(covered.shape)
 
-        offset = loop.live - prediction.normalizer.reshape(batch, k)
+        offset = loop.live - prediction.normalizer.reshape(n, before)
         # Each live hypothesis has one continuation that ends: k of the 2k best do not.
-        scores, tops = (part.reshape(batch, k, -1) for part in (prediction.scores, prediction.tops))
+        scores, tops = (part.reshape(n, before, -1) for part in (prediction.scores, prediction.tops))
         now = allowed(scores.shape[-1], t, min_length)
         best, parent, symbol = largest(scores, tops, offset, now, 2 * k)
         symbol = jnp.minimum(symbol, last_symbol(models))
         ends = symbol == EOS
 
         ended = jnp.where(ends, best, -jnp.inf)[:, :k]
-        coverage = jnp.take_along_axis(ranking.coverage(covered, mask), parent[:, :k], axis=1)
+        coverage = jnp.take_along_axis(ranking.coverage(covered, sources.mask), parent[:, :k], axis=1)
         finished = _Kept(ranking.score(ended, t + 1, coverage), ended, jnp.full_like(parent[:, :k], t), parent[:, :k])
         kept = loop.kept.merged(finished, loop.done)
 
         live, chosen = jax.lax.top_k(jnp.where(ends, -jnp.inf, best), k)
         parent, symbol = (jnp.take_along_axis(part, chosen, axis=1) for part in (parent, symbol))
-        order = (rows + parent).reshape(-1)
-        history = _History(
-            loop.history.tokens.at[t].set(symbol),
-            loop.history.parents.at[t].set(parent),
-            loop.history.weights.at[t].set(weights),
-        )
+        order = (jnp.arange(n)[:, None] * before + parent).reshape(-1)
         done = loop.done
         if early_stop:
             # The most probable live hypothesis has the highest bound.
@@ -180,39 +217,65 @@ def beam(
             covered=jnp.take_along_axis(covered, parent[:, :, None], axis=1),
             done=done,
             kept=kept,
-            history=history,
+            places=loop.places,
+            history=loop.history.written(t, None if n == batch else loop.places, symbol, parent, weights),
         )
 
-    loop = jax.lax.while_loop(unfinished, step, loop)
-    slots = jnp.broadcast_to(jnp.arange(k), loop.live.shape)
-    score = ranking.score(loop.live, max_length, ranking.coverage(loop.covered, mask))
-    unended = _Kept(score, loop.live, jnp.full_like(slots, max_length), slots)
-    return _read(loop.kept.merged(unended, loop.done), loop.history)
+    loop, kept = step(sources, loop), loop.kept
+    for size, smaller in itertools.pairwise([*stages(batch), 0]):
+        if size < batch:
+            loop, sources = _unfinished(loop, sources, size)
+
+        def goes_on(loop: _Loop, smaller: int = smaller) -> Array:
+            return (loop.step < max_length) & (jnp.sum(~loop.done) > smaller)
+
+        loop = jax.lax.while_loop(goes_on, functools.partial(step, sources), loop)
+        # Where the greatest length came first, what is live competes.
+        slots = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), loop.live.shape)
+        score = ranking.score(loop.live, max_length, ranking.coverage(loop.covered, sources.mask))
+        unended = _Kept(score, loop.live, jnp.full_like(slots, max_length), slots)
+        closed = loop.done | (loop.step < max_length)
+        loop = loop._replace(kept=loop.kept.merged(unended, closed), done=loop.done | ~closed)
+        kept = _Kept(*(whole.at[loop.places].set(part) for whole, part in zip(kept, loop.kept, strict=True)))
+    return _read(kept, loop.history)
 
 
-def _begin(
-    models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int
-) -> tuple[_Loop, tuple[Given, ...]]:
+def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, n_best: int) -> tuple[_Loop, _Sources]:
     """The search before its first step: one live hypothesis a sentence, none for a source without symbols."""
     states, given = start(models, source, mask, max_length)
-    states = _by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), states)
-    batch, last = source.shape[0], jnp.full((source.shape[0], k), BOS, jnp.int32)
+    batch, last = source.shape[0], jnp.full((source.shape[0], 1), BOS, jnp.int32)
     _, shapes = jax.eval_shape(lambda *now: predict(models, *now), states, last.reshape(-1), given)
     dtype, row = shapes.scores.dtype, shapes.weights.shape[1:]
     real = jnp.any(mask, axis=1)
-    live = jnp.where((jnp.arange(k) == 0)[None] & real[:, None], 0, -jnp.inf).astype(dtype)
     nothing, nowhere = jnp.full((batch, n_best), -jnp.inf, dtype), jnp.zeros((batch, n_best), jnp.int32)
     steps = jnp.zeros((max_length, batch, k), jnp.int32)
     return _Loop(
         step=jnp.zeros((), jnp.int32),
         states=states,
         last=last,
-        live=live,
-        covered=jnp.zeros((batch, k, row[-1]), shapes.weights.dtype),
+        live=jnp.where(real[:, None], 0, -jnp.inf).astype(dtype),
+        covered=jnp.zeros((batch, 1, row[-1]), shapes.weights.dtype),
         done=~real,
         kept=_Kept(nothing, nothing, nowhere, nowhere),
+        places=jnp.arange(batch),
         history=_History(steps, steps, jnp.zeros((max_length, batch, k, *row), shapes.weights.dtype)),
-    ), given
+    ), _Sources(given, mask)
+
+
+def _unfinished(loop: _Loop, sources: _Sources, size: int) -> tuple[_Loop, _Sources]:
+    """The loop and sources of `size` sentences, among which are all unfinished ones."""
+    k, chosen = loop.last.shape[1], jnp.argsort(loop.done)[:size]
+    rows = (chosen[:, None] * k + jnp.arange(k)[None]).reshape(-1)
+
+    def of_sentences(tree: Any) -> Any:
+        return _by_row(lambda leaf: leaf[chosen], tree)
+
+    smaller = {
+        field: of_sentences(getattr(loop, field)) for field in ("last", "live", "covered", "done", "kept", "places")
+    }
+    given = tuple(one._replace(source=of_sentences(one.source)) for one in sources.given)
+    states = _by_row(lambda leaf: leaf[rows], loop.states)
+    return loop._replace(states=states, **smaller), _Sources(given, sources.mask[chosen])
 
 
 def largest(
@@ -224,11 +287,16 @@ def largest(
 ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
     """The `count` largest of scores + offset among what is allowed: values, places on axis K, and on axis W.
 
-    Equal values come in the order of their places, as from `jax.lax.top_k`. tops: see `Prediction`. The `count` blocks
+    Equal values come in the order of their places, as from `jax.lax.top_k`; what is not there has value -inf. tops: see
+    `Prediction`. The `count` blocks
     whose largest values are largest hold the `count` largest, so most of a long row is not looked at.
     """
     batch, k, width = scores.shape
     blocks = tops.shape[-1]
+    if k * width < count:
+        best, parent, symbol = largest(scores, tops, offset, allowed, k * width)
+        pad = [(0, 0), (0, count - k * width)]
+        return jnp.pad(best, pad, constant_values=-jnp.inf), jnp.pad(parent, pad), jnp.pad(symbol, pad)
     if k * blocks <= 4 * count:
         sums = jnp.where(allowed[None, None], scores, -jnp.inf) + offset[:, :, None]
         best, place = jax.lax.top_k(sums.reshape(batch, -1), count)

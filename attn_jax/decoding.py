@@ -61,11 +61,13 @@ class Prediction(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What every step of a model needs: of the source, and W and b of the output projection, as wide as its scores."""
+    """What every step of a model needs: of the source, and [W; b] of the output projection, as wide as its scores.
+
+    The bias is the last row of `output`, or several that add up to it.
+    """
 
     source: Any
-    kernel: Float[Array, "F W"]
-    bias: Float[Array, " W"]
+    output: Float[Array, "F+N W"]
 
 
 def members(models: Models) -> tuple[Seq2Seq, ...]:
@@ -84,17 +86,26 @@ def start(
     """States before the first of at most `max_length` steps, and what every step needs besides."""
     started = [model.decoder.start(model.encode(source, mask), max_length) for model in members(models)]
     outputs = [_output(model) for model in members(models)]
-    given = (Given(prepared, *output) for (_, prepared), output in zip(started, outputs, strict=True))
+    given = (Given(prepared, output) for (_, prepared), output in zip(started, outputs, strict=True))
     return tuple(state for state, _ in started), tuple(given)
 
 
-def _output(model: Seq2Seq) -> tuple[Array, Array]:
-    """W and b of the output projection, with columns up to a whole number of blocks that have no probability."""
+def _output(model: Seq2Seq) -> Array:
+    """[W; b] of the output projection, with columns up to a whole number of blocks that have no probability.
+
+    A bias that is added after the product costs a pass over all scores at each step. Where products round their
+    operands, it is the sum of three rows of 8 bits each, which no rounding changes.
+    """
     kernel, bias = model.decoder.output.weights()
     assert bias is not None  # only other dense layers may lack one
     vocabulary = kernel.shape[1]
     more = -vocabulary % BLOCK if vocabulary >= FEWEST_BLOCKS * BLOCK else 0
-    return jnp.pad(kernel, ((0, 0), (0, more))), jnp.pad(bias, (0, more), constant_values=-jnp.inf)
+    rest, rows = jnp.pad(bias, (0, more), constant_values=-jnp.inf), []
+    if model.decoder.output.dtype is not None:
+        for _ in range(2):
+            rows.append(jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7))
+            rest = jnp.where(jnp.isfinite(rest), rest - rows[-1], 0)
+    return jnp.concatenate([jnp.pad(kernel, ((0, 0), (0, more))), jnp.stack([*rows, rest])])
 
 
 def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Given, ...]) -> tuple[Any, Prediction]:
@@ -105,14 +116,18 @@ def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Gi
     steps = [m.decoder.step(s, last, g.source) for m, s, g in zip(members(models), states, given, strict=True)]
     states, features, weights = zip(*steps, strict=True)
     scores = [
-        project(x, g.kernel, m.decoder.output.dtype) + g.bias[None]
-        for m, x, g in zip(members(models), features, given, strict=True)
+        _scores(m.decoder.output.dtype, x, g.output) for m, x, g in zip(members(models), features, given, strict=True)
     ]
     if len(steps) == 1:
         return states, _predicted(scores[0], weights[0])
     logs = jnp.stack([jax.nn.log_softmax(each) for each in scores])
     mean = jax.nn.logsumexp(logs, axis=0) - math.log(len(steps))
     return states, _predicted(mean, _mean(weights))._replace(normalizer=jnp.zeros_like(mean[:, 0]))
+
+
+def _scores(dtype: Any, features: Float[Array, "B F"], output: Float[Array, "F+N W"]) -> Float[Array, "B W"]:
+    ones = jnp.ones((len(features), len(output) - features.shape[1]), features.dtype)
+    return project(jnp.concatenate([features, ones], axis=1), output, dtype)
 
 
 def _predicted(scores: Array, weights: Array) -> Prediction:

@@ -8,7 +8,7 @@ import pytest
 import reference
 from plain_search import Ranked
 
-from attn_jax.beam_search import PENALTIES, Ranking, beam, largest
+from attn_jax.beam_search import PENALTIES, Ranking, beam, largest, stages
 from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import greedy
 from attn_jax.seq2seq import build
@@ -141,7 +141,7 @@ def test_hypotheses_depend_neither_on_the_batch_nor_on_its_padding(x64):
 
 
 class Wrapped:
-    """A model whose steps are counted, and whose weights are two heads if so asked: these and these reversed."""
+    """A model that notes the rows of every step, and whose weights are two heads if asked: these and these reversed."""
 
     def __init__(self, module, steps=None, heads=False):
         self.module, self.steps, self.heads, self.decoder = module, steps, heads, self
@@ -149,7 +149,7 @@ class Wrapped:
 
     def step(self, state, tokens, source):
         if self.steps is not None:
-            jax.debug.callback(lambda: self.steps.append(1))
+            jax.debug.callback(lambda: self.steps.append(len(tokens)))
         state, features, weights = self.module.decoder.step(state, tokens, source)
         if self.heads:
             weights = jnp.stack([weights, weights[:, ::-1]], axis=1)
@@ -182,6 +182,48 @@ def test_an_early_stop_loses_nothing(x64, name):
         waited += int((expected.lengths[:, 0] > expected.lengths[:, 1]).sum())
     assert saved > 0, "no search has ended early"
     assert waited > 0, "no longer hypothesis has won against a shorter one"
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranking"),
+    [
+        (CHANGES, Ranking("gnmt", 1.0, 0.2)),
+        ({"score": "location", "cell": "gru", "placement": "before", "window": "local_p"}, Ranking()),
+        ({"score": "additive", "coverage": True, "encoder": "bi"}, Ranking("power", 0.5)),
+        ({"model": "transformer"}, Ranking("average")),
+    ],
+    ids=["penalties", "positions", "coverage", "transformer"],
+)
+def test_unfinished_sentences_go_on_in_smaller_batches(x64, changes, ranking):
+    """Every sentence of a batch that shrinks twice is what a search of its own finds."""
+    model, _, params = reference.tiny_model(**changes)
+    draw, batch, limit, k = np.random.default_rng(5), 33, 12, 3
+    rows = [draw.integers(4, reference.SOURCE_SIZE, size=draw.integers(0, 6)).tolist() for _ in range(batch)]
+    source, steps = reference.padded(rows, 5), []
+    options = {"beam_size": k, "n_best": 2, "ranking": ranking}
+
+    def search(params, source, steps=None):
+        return beam(Wrapped(model.bind(params), steps), source, source != PAD, limit, **options)
+
+    together = reference.jit(lambda params: search(params, source, steps))
+    alone = reference.jit(lambda params, row: search(params, row))
+    sizes, lengths = set(), set()
+    for seed in range(8):
+        params_ = reference.random_like(params, seed=seed, scale=1.0)
+        params_["decoder.output.bias"][EOS] += seed % 4
+        steps.clear()
+        found = jax.block_until_ready(together(params_))
+        jax.effects_barrier()
+        sizes |= set(steps)
+        assert steps.count(batch) == 1, "the first step has one hypothesis a sentence"
+        for number in range(0, batch, 4 if seed else 1):
+            one = alone(params_, source[number : number + 1])
+            np.testing.assert_array_equal(found.tokens[number], one.tokens[0])
+            for part, wanted in zip(found, one, strict=True):
+                np.testing.assert_allclose(part[number], wanted[0], rtol=1e-9, atol=1e-300)
+            lengths |= set(np.asarray(one.lengths[0]).tolist())
+    assert sizes == {batch, *(k * size for size in stages(batch))} == {33, 99, 48, 24}
+    assert len(lengths) > 3, "sentences end at different steps"
 
 
 def test_heads_are_averaged_for_coverage_and_kept_in_the_weights(x64):

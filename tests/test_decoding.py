@@ -9,7 +9,8 @@ import reference
 import scipy.stats
 
 from attn_jax.data.text import BOS, EOS, PAD
-from attn_jax.decoding import greedy, likeliest, sample
+from attn_jax.decoding import greedy, likeliest, predict, sample, start
+from attn_jax.seq2seq import build
 
 SOURCES = [[4, 5, 6], [], [7, 8, 4, 5, 5], [6]]
 LIMIT = 6
@@ -26,6 +27,26 @@ def searched(params, config, source, limit):
         output.append(max(allowed, key=lambda v: logits[-1, v]))
         rows.append(weights[-1])
     return output, np.array(rows)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
+def test_no_precision_rounds_the_bias_of_scores(precision):
+    """With a product of zero, scores are the bias to the last bit, and columns after the vocabulary have none."""
+    symbols = 9 * 64 + 1
+    model = build(reference.tiny(score="dot", precision=precision), reference.SOURCE_SIZE, symbols)
+    params = jax.jit(model.init)(jax.random.key(0))
+    bias = np.random.default_rng(0).normal(size=symbols).astype(np.float32) * 10.0 ** np.arange(-8, 9).repeat(34)[1:]
+    params |= {"decoder.output.kernel": jnp.zeros((8, symbols)), "decoder.output.bias": jnp.asarray(bias, jnp.float32)}
+    source = reference.padded([[4, 5, 6]])
+
+    @reference.jit
+    def scores(params):
+        states, given = start(model.bind(params), source, source != PAD, 4)
+        return predict(model.bind(params), states, jnp.full(1, BOS, jnp.int32), given)[1].scores
+
+    found = scores(params)[0]
+    np.testing.assert_array_equal(found[:symbols], params["decoder.output.bias"])
+    assert (np.asarray(found[symbols:]) == -np.inf).all()
 
 
 @pytest.mark.parametrize(
