@@ -11,9 +11,10 @@ with n symbols, end-of-sentence included, and lp by name (`PENALTIES`). Hypothes
 without an end compete with the finished ones, by the same formula.
 
 A search ends for a sentence when no live hypothesis can come to a better score than the worst of the finished ones that
-are kept, see `Ranking.bound`. Then nothing of the sentence changes any more, however long others take. As soon as half
-of a batch has ended, the other half goes on as a smaller one, see `stages`. In the first step a sentence has one live
-hypothesis, the empty one, and costs as much as one.
+are kept, see `Ranking.bound`. Then nothing of the sentence changes any more, however long others take.
+
+A search that is to be used many times is compiled in parts: a first step, in which a sentence has one live hypothesis,
+the empty one, and costs as much as one; and a loop for each of the sizes that a batch has as its sentences end.
 """
 
 import functools
@@ -37,7 +38,7 @@ PENALTIES: dict[str, Callable[[Any, Any], Any]] = {
 """lp(n), by which the log-probability of n symbols is divided (`gnmt`: Wu et al. 2016, equation 14)."""
 
 MOST_STAGES, SMALLEST_STAGE = 3, 8
-"""Batch sizes of one search at most, for each of which a step is compiled, and sentences of the smallest one."""
+"""The most sizes that a batch has, for each of which a step is compiled, and the fewest sentences of one."""
 
 SMALLEST = 1e-30
 """Smallest sum of weights inside the coverage penalty: a position that no step attends to costs beta log of it."""
@@ -143,7 +144,7 @@ class _Loop(NamedTuple):
 
 
 class _Sources(NamedTuple):
-    """What every step needs of the sentences of a loop: what their models do, and their masks."""
+    """What every step needs of the sentences of a loop: for the models, see `Given`, and their masks."""
 
     given: tuple[Given, ...]
     mask: Bool[Array, "N S"]
@@ -168,12 +169,15 @@ def beam(
     ranking: Ranking = UNPENALIZED,
     min_length: int = 0,
     early_stop: bool = True,
+    in_parts: bool = False,
 ) -> Decoded:
     """The `n_best` best of the hypotheses that a beam of `beam_size` finds, [B, n_best, ...], the best first.
 
     A beam of one without penalties is greedy search. min_length, max_length: bounds on the number of symbols,
     end-of-sentence included. early_stop: whether a sentence's search ends as soon as nothing better can come; what is
-    found is the same without. Raises ValueError unless n_best <= beam_size.
+    found is the same without. in_parts: whether the first step is compiled for one hypothesis a sentence, and the
+    others for several sizes of the batch, see `stages`; that is faster, and takes several times as long to compile.
+    Raises ValueError unless n_best <= beam_size.
     """
     if not 1 <= n_best <= beam_size:
         raise ValueError(f"n_best={n_best} is not between 1 and beam_size={beam_size}")
@@ -221,21 +225,16 @@ def beam(
             history=loop.history.written(t, None if n == batch else loop.places, symbol, parent, weights),
         )
 
-    loop, kept = step(sources, loop), loop.kept
-    for size, smaller in itertools.pairwise([*stages(batch), 0]):
+    kept, loop = loop.kept, step(sources, loop) if in_parts else _widened(loop, k)
+    for size, smaller in itertools.pairwise([*(stages(batch) if in_parts else [batch]), 0]):
         if size < batch:
-            loop, sources = _unfinished(loop, sources, size)
+            loop, sources = _shrunk(loop, sources, size)
 
         def goes_on(loop: _Loop, smaller: int = smaller) -> Array:
             return (loop.step < max_length) & (jnp.sum(~loop.done) > smaller)
 
         loop = jax.lax.while_loop(goes_on, functools.partial(step, sources), loop)
-        # Where the greatest length came first, what is live competes.
-        slots = jnp.broadcast_to(jnp.arange(k, dtype=jnp.int32), loop.live.shape)
-        score = ranking.score(loop.live, max_length, ranking.coverage(loop.covered, sources.mask))
-        unended = _Kept(score, loop.live, jnp.full_like(slots, max_length), slots)
-        closed = loop.done | (loop.step < max_length)
-        loop = loop._replace(kept=loop.kept.merged(unended, closed), done=loop.done | ~closed)
+        loop = _closed(loop, sources.mask, ranking, max_length)
         kept = _Kept(*(whole.at[loop.places].set(part) for whole, part in zip(kept, loop.kept, strict=True)))
     return _read(kept, loop.history)
 
@@ -262,7 +261,27 @@ def _begin(models: Models, source: Array, mask: Array, max_length: int, k: int, 
     ), _Sources(given, mask)
 
 
-def _unfinished(loop: _Loop, sources: _Sources, size: int) -> tuple[_Loop, _Sources]:
+def _closed(loop: _Loop, mask: Array, ranking: Ranking, max_length: int) -> _Loop:
+    """The loop where, at the greatest length, what is live has competed and all is done; else the loop as it is."""
+    slots = jnp.broadcast_to(jnp.arange(loop.live.shape[1], dtype=jnp.int32), loop.live.shape)
+    score = ranking.score(loop.live, max_length, ranking.coverage(loop.covered, mask))
+    unended = _Kept(score, loop.live, jnp.full_like(slots, max_length), slots)
+    closed = loop.done | (loop.step < max_length)
+    return loop._replace(kept=loop.kept.merged(unended, closed), done=loop.done | ~closed)
+
+
+def _widened(loop: _Loop, k: int) -> _Loop:
+    """The search before its first step, with k hypotheses a sentence of which all but one are impossible."""
+    more = [(0, 0), (0, k - 1)]
+    return loop._replace(
+        states=_by_row(lambda leaf: jnp.repeat(leaf, k, axis=0), loop.states),
+        last=jnp.pad(loop.last, more, constant_values=BOS),
+        live=jnp.pad(loop.live, more, constant_values=-jnp.inf),
+        covered=jnp.pad(loop.covered, [*more, (0, 0)]),
+    )
+
+
+def _shrunk(loop: _Loop, sources: _Sources, size: int) -> tuple[_Loop, _Sources]:
     """The loop and sources of `size` sentences, among which are all unfinished ones."""
     k, chosen = loop.last.shape[1], jnp.argsort(loop.done)[:size]
     rows = (chosen[:, None] * k + jnp.arange(k)[None]).reshape(-1)
@@ -270,12 +289,12 @@ def _unfinished(loop: _Loop, sources: _Sources, size: int) -> tuple[_Loop, _Sour
     def of_sentences(tree: Any) -> Any:
         return _by_row(lambda leaf: leaf[chosen], tree)
 
-    smaller = {
-        field: of_sentences(getattr(loop, field)) for field in ("last", "live", "covered", "done", "kept", "places")
-    }
+    fields = ("last", "live", "covered", "done", "kept", "places")
     given = tuple(one._replace(source=of_sentences(one.source)) for one in sources.given)
-    states = _by_row(lambda leaf: leaf[rows], loop.states)
-    return loop._replace(states=states, **smaller), _Sources(given, sources.mask[chosen])
+    return loop._replace(
+        states=_by_row(lambda leaf: leaf[rows], loop.states),
+        **{field: of_sentences(getattr(loop, field)) for field in fields},
+    ), _Sources(given, sources.mask[chosen])
 
 
 def largest(
@@ -287,9 +306,9 @@ def largest(
 ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
     """The `count` largest of scores + offset among what is allowed: values, places on axis K, and on axis W.
 
-    Equal values come in the order of their places, as from `jax.lax.top_k`; what is not there has value -inf. tops: see
-    `Prediction`. The `count` blocks
-    whose largest values are largest hold the `count` largest, so most of a long row is not looked at.
+    Equal values come in the order of their places, as from `jax.lax.top_k`; what is not there has value -inf and place
+    0. tops: see `Prediction`. The `count` blocks whose largest values are largest hold the `count` largest, so most of
+    a long row is not looked at.
     """
     batch, k, width = scores.shape
     blocks = tops.shape[-1]
@@ -305,7 +324,7 @@ def largest(
     _, chosen = jax.lax.top_k(sums.reshape(batch, -1), count)
     chosen = jnp.sort(chosen, axis=-1)
     size, rows = width // blocks, jnp.arange(batch)[:, None]
-    symbols = (chosen % blocks * size)[:, :, None] + jnp.arange(size)[None, None]
+    symbols = (chosen % blocks * size)[:, :, None] + jnp.arange(size, dtype=jnp.int32)[None, None]
     found = scores.reshape(batch, k * blocks, size)[rows, chosen]
     found = jnp.where(allowed[symbols], found, -jnp.inf) + offset[rows, chosen // blocks][:, :, None]
     best, place = jax.lax.top_k(found.reshape(batch, -1), count)

@@ -22,6 +22,9 @@ Models = Seq2Seq | Sequence[Seq2Seq]
 BLOCK, FEWEST_BLOCKS = 64, 8
 """Scores of which searches first look at the largest alone, and how many such blocks a vocabulary must have for it."""
 
+NEVER = -1e30
+"""The score of what is no symbol. In products of split operands, as on TPUs, a bias of -inf would not be -inf."""
+
 
 class Decoded(NamedTuple):
     """Hypotheses of a batch of sources: one each, or, where there is an axis K, so many each, the best first.
@@ -45,7 +48,7 @@ class Decoded(NamedTuple):
 class Prediction(NamedTuple):
     """The next symbol, after one step: log p(y) = scores[y] - normalizer.
 
-    scores: of the V symbols, then -inf up to a whole number N of blocks; a small vocabulary is one block. tops: the
+    scores: of the V symbols, then `NEVER` up to a whole number N of blocks; a small vocabulary is one block. tops: the
     largest score of each block. The normaliser is kept apart: only a search knows for which symbols it needs the
     difference.
     """
@@ -63,11 +66,11 @@ class Prediction(NamedTuple):
 class Given(NamedTuple):
     """What every step of a model needs: of the source, and [W; b] of the output projection, as wide as its scores.
 
-    The bias is the last row of `output`, or several that add up to it.
+    The bias is what the last rows of `output` add up to. All arrays of `source` have a leading batch axis.
     """
 
     source: Any
-    output: Float[Array, "F+N W"]
+    output: Float[Array, "F+M W"]
 
 
 def members(models: Models) -> tuple[Seq2Seq, ...]:
@@ -94,18 +97,21 @@ def _output(model: Seq2Seq) -> Array:
     """[W; b] of the output projection, with columns up to a whole number of blocks that have no probability.
 
     A bias that is added after the product costs a pass over all scores at each step. Where products round their
-    operands, it is the sum of three rows of 8 bits each, which no rounding changes.
+    operands, a bias of float32 is the sum of three rows of 8 bits each, which no rounding changes.
     """
     kernel, bias = model.decoder.output.weights()
     assert bias is not None  # only other dense layers may lack one
-    vocabulary = kernel.shape[1]
+    features, vocabulary = kernel.shape
     more = -vocabulary % BLOCK if vocabulary >= FEWEST_BLOCKS * BLOCK else 0
-    rest, rows = jnp.pad(bias, (0, more), constant_values=-jnp.inf), []
+    rest, rows = jnp.pad(bias, (0, more), constant_values=NEVER), []
     if model.decoder.output.dtype is not None:
         for _ in range(2):
             rows.append(jax.lax.reduce_precision(rest, exponent_bits=8, mantissa_bits=7))
             rest = jnp.where(jnp.isfinite(rest), rest - rows[-1], 0)
-    return jnp.concatenate([jnp.pad(kernel, ((0, 0), (0, more))), jnp.stack([*rows, rest])])
+    rows.append(rest)
+    # GPUs have no fast products of rounded operands with a number of rows that is no multiple of 8.
+    zeros = [jnp.zeros_like(rest)] * (-(features + len(rows)) % 8 if len(rows) > 1 else 0)
+    return jnp.concatenate([jnp.pad(kernel, ((0, 0), (0, more))), jnp.stack([*rows, *zeros])])
 
 
 def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Given, ...]) -> tuple[Any, Prediction]:
@@ -125,7 +131,7 @@ def predict(models: Models, states: Any, last: Int[Array, " B"], given: tuple[Gi
     return states, _predicted(mean, _mean(weights))._replace(normalizer=jnp.zeros_like(mean[:, 0]))
 
 
-def _scores(dtype: Any, features: Float[Array, "B F"], output: Float[Array, "F+N W"]) -> Float[Array, "B W"]:
+def _scores(dtype: Any, features: Float[Array, "B F"], output: Float[Array, "F+M W"]) -> Float[Array, "B W"]:
     ones = jnp.ones((len(features), len(output) - features.shape[1]), features.dtype)
     return project(jnp.concatenate([features, ones], axis=1), output, dtype)
 

@@ -43,8 +43,8 @@ def cross_entropy(
     see `products.contract`.
     Gradients flow from `loss` to features, kernel and bias.
     """
-    spread = None if smoothing is None else jnp.asarray(smoothing, features.dtype)
-    return _cross_entropy(dtype, features, kernel, bias, targets, weights, spread)
+    smoothing = None if smoothing is None else jnp.asarray(smoothing, features.dtype)
+    return _cross_entropy(dtype, features, kernel, bias, targets, weights, smoothing)
 
 
 def repeated_attention(weights: Float[Array, "B T S"], real: Float[Array, "B T"]) -> Float[Array, ""]:
@@ -60,7 +60,7 @@ def _chunk(
     dtype: Any, x: Array, kernel: Array, bias: Array, targets: Array, weights: Array, smoothing: Array | None
 ) -> tuple[Totals, Array]:
     """Totals of some tokens, and the gradient of their loss with respect to their logits."""
-    # Each line below that touches all logits is a pass over memory, which takes a tenth of the time of the product.
+    # A line below that touches all logits may be a pass over memory, which takes a tenth of the time of the product.
     logits = contract("nf,fv->nv", x, kernel, dtype) + bias[None]
     vocabulary = logits.shape[1]
     highest = jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
@@ -80,7 +80,7 @@ def _chunk(
     correct = ((at_target >= highest[:, 0]) & ~earlier.any(axis=1)).astype(x.dtype)
     totals = Totals(*(jnp.sum(weights * value) for value in (loss, nll, correct)))
     d_logits = exponentials * (weights[:, None] / total) - weights[:, None] * q
-    # Rounded once for all that is made of it.
+    # Both products of it round it anyway: so it need not be stored in full for its sum over tokens.
     return totals, d_logits.astype(dtype).astype(x.dtype) if rounds(dtype) else d_logits
 
 

@@ -106,7 +106,8 @@ def _einsum_on_cpu(spec: str, dtype: Any, a: Array, w: Array) -> Array:
     if not (rows and columns and summed) or rows + columns != out_axes:
         return jnp.einsum(spec, *rounded, preferred_element_type=a.dtype)
     left, right = _matrix(rounded[0], a_axes, rows, summed), _matrix(rounded[1], w_axes, summed, columns)
-    cuts = list(range(LONG_SUM, right.shape[0], LONG_SUM)) if left.shape[0] < MANY_ROWS else []
+    # A few terms at the end make no part of their own.
+    cuts = list(range(LONG_SUM, right.shape[0] - 8, LONG_SUM)) if left.shape[0] < MANY_ROWS else []
     parts = zip(jnp.split(left, cuts, axis=1), jnp.split(right, cuts, axis=0), strict=True)
     product = functools.reduce(jnp.add, (jnp.dot(x, y, preferred_element_type=a.dtype) for x, y in parts))
     sizes = dict(zip(a_axes + w_axes, a.shape + w.shape, strict=True))

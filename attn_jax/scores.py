@@ -89,7 +89,10 @@ class Score(nnx.Module):
             )
 
     def keys(self, memory: Memory) -> Array:
-        """Computed once per source; by default the states, projected to the query's width if so configured."""
+        """Computed once per source; by default the states, projected to the query's width if so configured.
+
+        Searches take rows of what is returned, as of `values`: it has a leading batch axis.
+        """
         return self._projected(memory.states)
 
     def _projected(self, states: Array) -> Array:

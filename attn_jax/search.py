@@ -23,17 +23,19 @@ def search(
     *,
     n_best: int = 1,
     keys: Key[Array, " B"] | None = None,
+    in_parts: bool = False,
 ) -> Decoded:
     """`n_best` hypotheses a sentence, [B, n_best, ...].
 
     Of a beam the best first; samples as they are drawn. settings: the section `decode` of a configuration, but for
-    `max_length`, which is known. keys: for samples, one a sentence.
+    `max_length`, which is known. keys: for samples, one a sentence. in_parts: of a beam, see there.
     """
     least = settings.min_length
     if settings.name == "beam":
         ranking = Ranking(settings.length_penalty, settings.alpha, settings.coverage_penalty)
         width = settings.beam_size
-        return beam(models, source, mask, max_length, beam_size=width, n_best=n_best, ranking=ranking, min_length=least)
+        options = {"beam_size": width, "n_best": n_best, "ranking": ranking, "min_length": least, "in_parts": in_parts}
+        return beam(models, source, mask, max_length, **options)
     if settings.name == "greedy":
         found = greedy(models, source, mask, max_length, min_length=least)
     else:

@@ -155,7 +155,7 @@ def _search(
 ) -> Decoded:
     bound = [model.bind(p) for model, p in zip(models, params, strict=True)]
     keys = keys_of(seed, numbers) if settings.name == "sample" else None
-    return search(bound, source, source != PAD, limit, settings, n_best=n_best, keys=keys)
+    return search(bound, source, source != PAD, limit, settings, n_best=n_best, keys=keys, in_parts=True)
 
 
 _compiled = jax.jit(_search, static_argnums=(0, 1, 2, 3))

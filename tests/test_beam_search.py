@@ -1,5 +1,7 @@
 """Beam search against exhaustive search and against a plain loop over the definition of the model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,7 @@ def assert_found(found, row, expected, source):
             assert not np.any(weights[n:]), "weights after the end"
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize(
     ("ranked", "min_length"),
     [
@@ -56,12 +59,13 @@ def assert_found(found, row, expected, source):
     ],
     ids=lambda value: value.penalty if isinstance(value, Ranked) else str(value),
 )
-def test_a_wide_beam_is_exhaustive_search(x64, ranked, min_length):
+def test_a_wide_beam_is_exhaustive_search(x64, ranked, min_length, in_parts):
     model, config, params = reference.tiny_model(**CHANGES)
     rows, limit, n = [[4, 5, 6, 7], [8]], 3, 12
     ranking = Ranking(ranked.penalty, ranked.alpha, ranked.beta)
     source = reference.padded(rows)
-    decode = searches(model, source, limit, beam_size=160, n_best=n, ranking=ranking, min_length=min_length)
+    options = {"ranking": ranking, "min_length": min_length, "in_parts": in_parts}
+    decode = searches(model, source, limit, beam_size=160, n_best=n, **options)
     ended = set()
     for params_ in some_params(params, range(3)):
         found = decode(params_)
@@ -73,6 +77,7 @@ def test_a_wide_beam_is_exhaustive_search(x64, ranked, min_length):
     assert ended == {True, False}, "hypotheses that end and that do not compete"
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
 @pytest.mark.parametrize(
     ("changes", "members", "ranked", "k"),
     [
@@ -83,12 +88,12 @@ def test_a_wide_beam_is_exhaustive_search(x64, ranked, min_length):
     ],
     ids=["penalties", "ensemble", "layers", "none"],
 )
-def test_a_narrow_beam_is_the_plain_loop(x64, changes, members, ranked, k):
+def test_a_narrow_beam_is_the_plain_loop(x64, changes, members, ranked, k, in_parts):
     """State, fed vector and weights go with their hypothesis when the beam is reordered, and so do scores."""
     model, config, params = reference.tiny_model(**changes)
     source, limit = reference.padded(SOURCES), 6
     ranking = Ranking(ranked.penalty, ranked.alpha, ranked.beta)
-    decode = searches(model, source, limit, beam_size=k, n_best=k, ranking=ranking)
+    decode = searches(model, source, limit, beam_size=k, n_best=k, ranking=ranking, in_parts=in_parts)
     lengths = set()
     drawn = list(some_params(params, range(4 * members)))
     for group in zip(*[iter(drawn)] * members, strict=True):
@@ -203,7 +208,7 @@ def test_unfinished_sentences_go_on_in_smaller_batches(x64, changes, ranking):
     options = {"beam_size": k, "n_best": 2, "ranking": ranking}
 
     def search(params, source, steps=None):
-        return beam(Wrapped(model.bind(params), steps), source, source != PAD, limit, **options)
+        return beam(Wrapped(model.bind(params), steps), source, source != PAD, limit, in_parts=True, **options)
 
     together = reference.jit(lambda params: search(params, source, steps))
     alone = reference.jit(lambda params, row: search(params, row))
@@ -224,6 +229,76 @@ def test_unfinished_sentences_go_on_in_smaller_batches(x64, changes, ranking):
             lengths |= set(np.asarray(one.lengths[0]).tolist())
     assert sizes == {batch, *(k * size for size in stages(batch))} == {33, 99, 48, 24}
     assert len(lengths) > 3, "sentences end at different steps"
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "ranked"),
+    [
+        (CHANGES, 1, Ranked("gnmt", 1.0, 0.3)),
+        (CHANGES, 2, Ranked("power", 0.5, 0.2)),
+    ],
+    ids=["penalties", "ensemble"],
+)
+def test_a_batch_that_shrinks_is_the_plain_loop(x64, changes, members, ranked):
+    """Sentences that end in each of the stages, the empty one and those that never end are the plain loop's."""
+    model, config, params = reference.tiny_model(**changes)
+    draw, batch, limit, k = np.random.default_rng(3), 17, 7, 2
+    rows = [draw.integers(4, reference.SOURCE_SIZE, size=draw.integers(1, 6)).tolist() for _ in range(batch)]
+    rows[5] = []
+    source, steps, ranking = reference.padded(rows, 5), [], Ranking(ranked.penalty, ranked.alpha, ranked.beta)
+
+    def search(*params):
+        models = [Wrapped(model.bind(p), None if number else steps) for number, p in enumerate(params)]
+        return beam(models, source, source != PAD, limit, beam_size=k, n_best=k, ranking=ranking, in_parts=True)
+
+    decode, sizes, lengths, most = reference.jit(search), set(), set(), 0
+    for seed in range(4):
+        group = [reference.random_like(params, seed=seed + 4 * member, scale=1.0) for member in range(members)]
+        for member in group:
+            member["decoder.output.bias"][EOS] += 1 + seed
+        steps.clear()
+        found = jax.block_until_ready(decode(*group))
+        jax.effects_barrier()
+        sizes |= set(steps)
+        most = max(most, steps.count(k * stages(batch)[-1]))
+        for row, symbols in enumerate(rows):
+            if not symbols:
+                assert (found.score[row] == -np.inf).all()
+                continue
+            predict = functools.cache(plain_search.predictor(config, group, symbols))
+            expected = plain_search.beam(lambda y, p=predict: p(tuple(y)), reference.TARGET_SIZE, limit, k, ranked)
+            assert_found(found, row, expected, symbols)
+            lengths |= {len(hypothesis.symbols) for hypothesis in expected}
+    assert sizes == {batch, *(k * size for size in stages(batch))} == {17, 34, 16}
+    assert most > 1, "the smaller batch does several steps"
+    assert len(lengths) > 3, "sentences end at different steps"
+
+
+def test_runs_whose_batches_shrink_at_different_steps_do_not_disturb_each_other(x64):
+    model, _, params = reference.tiny_model(**CHANGES)
+    draw, batch, limit, k = np.random.default_rng(7), 33, 12, 3
+    rows = [draw.integers(4, reference.SOURCE_SIZE, size=draw.integers(0, 6)).tolist() for _ in range(batch)]
+    source, steps = reference.padded(rows, 5), []
+    options = {"beam_size": k, "n_best": 2, "ranking": Ranking("gnmt", 1.0, 0.2), "in_parts": True}
+
+    def search(params):
+        return beam(Wrapped(model.bind(params), steps), source, source != PAD, limit, **options)
+
+    runs = [reference.random_like(params, seed=seed, scale=1.0) for seed in range(4)]
+    for number, run in enumerate(runs):
+        run["decoder.output.bias"][EOS] += number
+    one, alone, shrinking = reference.jit(search), [], []
+    for run in runs:
+        steps.clear()
+        alone.append(jax.block_until_ready(one(run)))
+        jax.effects_barrier()
+        shrinking.append(tuple(steps.count(k * size) for size in stages(batch)))
+    assert len(set(shrinking)) == len(runs), "runs shrink at different steps"
+    assert all(max(counts) > 0 for counts in zip(*shrinking, strict=True)), "every stage is there"
+    together = reference.jit(jax.vmap(search))({name: np.stack([run[name] for run in runs]) for name in params})
+    for number, wanted in enumerate(alone):
+        for part, expected in zip(together, wanted, strict=True):
+            np.testing.assert_allclose(part[number], expected, rtol=1e-9, atol=1e-300)
 
 
 def test_heads_are_averaged_for_coverage_and_kept_in_the_weights(x64):

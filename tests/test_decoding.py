@@ -31,7 +31,7 @@ def searched(params, config, source, limit):
 
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
 def test_no_precision_rounds_the_bias_of_scores(precision):
-    """With a product of zero, scores are the bias to the last bit, and columns after the vocabulary have none."""
+    """With a product of zero, scores are the bias to the last bit; what comes after the vocabulary is out of reach."""
     symbols = 9 * 64 + 1
     model = build(reference.tiny(score="dot", precision=precision), reference.SOURCE_SIZE, symbols)
     params = jax.jit(model.init)(jax.random.key(0))
@@ -46,7 +46,7 @@ def test_no_precision_rounds_the_bias_of_scores(precision):
 
     found = scores(params)[0]
     np.testing.assert_array_equal(found[:symbols], params["decoder.output.bias"])
-    assert (np.asarray(found[symbols:]) == -np.inf).all()
+    assert (np.asarray(found[symbols:]) < -1e29).all()
 
 
 @pytest.mark.parametrize(
