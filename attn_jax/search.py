@@ -32,10 +32,17 @@ def search(
     """
     least = settings.min_length
     if settings.name == "beam":
-        ranking = Ranking(settings.length_penalty, settings.alpha, settings.coverage_penalty)
-        width = settings.beam_size
-        options = {"beam_size": width, "n_best": n_best, "ranking": ranking, "min_length": least, "in_parts": in_parts}
-        return beam(models, source, mask, max_length, **options)
+        return beam(
+            models,
+            source,
+            mask,
+            max_length,
+            beam_size=settings.beam_size,
+            n_best=n_best,
+            ranking=Ranking(settings.length_penalty, settings.alpha, settings.coverage_penalty),
+            min_length=least,
+            in_parts=in_parts,
+        )
     if settings.name == "greedy":
         found = greedy(models, source, mask, max_length, min_length=least)
     else:
