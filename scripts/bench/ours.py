@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attn_jax import cli, evaluation, program, results, storage
+from attn_jax import cli, devices, evaluation, grouping, launch, program, results, storage
 from attn_jax import config as configs
 from attn_jax.cells import CELLS
 from attn_jax.config import Config
+from attn_jax.devices import Placement
 from attn_jax.layers import Initializer
 from attn_jax.progress import Silent
 from attn_jax.recurrence import recur
@@ -34,7 +35,8 @@ class Training:
         self.row = row
         config, self.corpus = corpora.load(row)
         members = [configs.override(config, {"seed": seed}) for seed in range(row.get("runs", 1))]
-        self.trainer = Trainer(members, self.corpus)
+        placement = Placement.of(len(members), config.train.batch_size)
+        self.trainer = Trainer(members, self.corpus, placement=placement)
         self.states: States = self.trainer.start()
         self.length = row["count"]
 
@@ -237,7 +239,7 @@ class Product:
 
 
 class Study:
-    """A program from its data to its results on disk, `program.train`. runs: its runs."""
+    """Runs from their data to their results on disk, in programs as a study has them. runs: their number."""
 
     def __init__(self, row: Mapping[str, Any]):
         self.config, self.corpus = corpora.load(row)
@@ -249,10 +251,12 @@ class Study:
     def run(self, first: int, count: int) -> Answer:
         members = [configs.override(self.config, {"seed": seed}) for seed in range(self.runs)]
         with tempfile.TemporaryDirectory() as folder:
-            output = results.Output(folder)
-            ids = [configs.run_id(member, self.corpus.fingerprint) for member in members]
-            storage.write_json(output.program("program") / "program.json", {"members": ids})
-            program.train(members, self.corpus, output, "program", Silent())
+            output, size = results.Output(folder), grouping.together(self.config, 0).runs
+            for name in range(0, self.runs, size):
+                together = members[name : name + size]
+                ids = [configs.run_id(member, self.corpus.fingerprint) for member in together]
+                storage.write_json(output.program(str(name)) / "program.json", {"members": ids})
+                program.train(together, self.corpus, output, str(name), Silent())
         return {"seconds": 0.0, "runs": self.runs}
 
 
@@ -269,4 +273,5 @@ KINDS: Mapping[str, Any] = {
 
 if __name__ == "__main__":
     cli.cache_programs()  # where the product keeps them
+    devices.spread_over(int(launch.threads()))  # as the product does
     serve(Contestant(KINDS, f"jax {jax.__version__}"))
