@@ -37,7 +37,8 @@ def test_what_is_asked_for_counts_and_devices_have_their_parts():
     assert together(width(4096), 0, asked=7).runs == 7
     assert together(width(4096), 3).runs == 3 * grouping.ACCELERATOR
     assert together(width(4096), 0, multiple=4).runs == 4
-    assert together(width(8), 0, multiple=5).runs == 15
+    assert together(width(8), 0, multiple=3).runs == 3
+    assert together(width(8), 0, multiple=5).runs == 5
 
 
 @pytest.mark.parametrize(("asked", "programs"), [(0, [2, 2, 1]), (3, [3, 2])])
