@@ -86,8 +86,8 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
 @pytest.mark.parametrize(
     ("cells", "seeds", "count", "hint"),
     [
-        (["rnn"], 10, 8, "7 shard(s) have nothing to do: --runs_per_program=1 gives every shard work"),
-        (["rnn", "gru"], 6, 5, "3 shard(s) have nothing to do: --runs_per_program=2 gives every shard work"),
+        (["rnn"], 10, 8, "5 shard(s) have nothing to do: --runs_per_program=1 gives every shard work"),
+        (["rnn", "gru"], 6, 5, "1 shard(s) have nothing to do: --runs_per_program=2 gives every shard work"),
         (["rnn"], 3, 4, "3 shard(s) have nothing to do: there are no more than 3 runs, of which each shard needs one"),
         (["rnn", "gru"], 6, 2, ""),
     ],
