@@ -7,7 +7,6 @@ computed, and changes results by the order of additions only. Dropout masks are 
 the whole array, so they do not depend on the mesh. The corpus is on every device.
 """
 
-import contextlib
 import dataclasses
 import glob
 import itertools
@@ -47,18 +46,6 @@ class MeshShape(NamedTuple):
                 raise UserError(f"--mesh={text}: expected run=N,data=N, with numbers of devices above 0, not '{part}'")
             sizes[axis] = int(size)
         return cls(**sizes)
-
-
-def spread_over(cores: int) -> None:
-    """Makes every core a device, where JAX computes on CPUs: runs on cores of their own do not wait for each other.
-
-    One run has all cores as before. Changes nothing once JAX has looked for its devices, nor where the environment says
-    how many there are.
-    """
-    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", cores)
 
 
 def fitting(runs: int) -> MeshShape:
