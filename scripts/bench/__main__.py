@@ -138,10 +138,9 @@ class Bench:
         return 1 if row.once else self.given.repetitions
 
     def export(self, row: Row) -> None:
-        """Writes the files that peers read, if there are any."""
-        if row.kind not in ("train", "quality", "decode") or not any(
-            name.split()[0] in peers.REQUIREMENTS for name in row.contestants
-        ):
+        """Writes what peers read, if there are any, and the trained model that every contestant of a search reads."""
+        has_peers = any(name.split()[0] in peers.REQUIREMENTS for name in row.contestants)
+        if row.kind != "decode" and not (has_peers and row.kind in ("train", "quality")):
             return
         self.folder(row).mkdir(parents=True, exist_ok=True)
         with self.client(row, OURS) as client:
