@@ -11,8 +11,11 @@ import tiny
 from jax import export
 
 from attn_jax import products
+from attn_jax.beam_search import beam, stages
 from attn_jax.data.corpus import encode
+from attn_jax.data.text import PAD
 from attn_jax.evaluation import Evaluator
+from attn_jax.seq2seq import build
 from attn_jax.training import Trainer
 
 PLATFORMS = ("tpu", "cuda")
@@ -73,6 +76,19 @@ def test_training_and_search_lower_without_the_device(changes):
     for function, arguments in programs:
         for platform in PLATFORMS:  # traced once for both
             check(lowered(function, platform, *arguments))
+
+
+@pytest.mark.parametrize("changes", [FEEDING, HEADS, TRANSFORMER], ids=["feeding", "multihead", "transformer"])
+def test_a_beam_in_parts_lowers_without_the_device(changes):
+    model = build(tiny.changed(tiny.config(), changes), 9, 9)
+    source = jax.ShapeDtypeStruct((33, 5), jnp.int32)
+    assert len(stages(33)) > 1
+
+    def search(params, source):
+        return beam(model.bind(params), source, source != PAD, 6, beam_size=2, in_parts=True)
+
+    for platform in PLATFORMS:
+        check(lowered(jax.jit(search), platform, jax.eval_shape(model.init, jax.random.key(0)), source))
 
 
 def test_the_check_sees_what_a_platform_lacks():
