@@ -98,8 +98,17 @@ def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int |
     _parse(words)
     _quiet_libraries()
     cache_programs()
-    with processes.joined(cli_flags.group()), _first_process_prints():
+    group = cli_flags.group()
+    if group is None:
+        _use_every_core()
+    with processes.joined(group), _first_process_prints():
         return main()
+
+
+def _use_every_core() -> None:
+    from attn_jax import devices, launch  # with JAX, which help does without
+
+    devices.spread_over(int(launch.threads()))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """Where the arrays of a program lie: on one device, or over a mesh with the axes `run` and `data`.
 
-`run` cuts the leading R axis of states and of per-run numbers: its devices train different runs and exchange nothing
-but what they report. `data` cuts the batch: each of its devices computes the gradient of a part of the examples, and
+`run` cuts the leading R axis of states and of per-run numbers: its devices train different runs and exchange nothing.
+`data` cuts the batch: each of its devices computes the gradient of a part of the examples, and
 XLA sums the parts. What a program computes is written once, for whole arrays; the mesh says where its parts are
 computed, and changes results by the order of additions only. Dropout masks are functions of the key and the position in
 the whole array, so they do not depend on the mesh. The corpus is on every device.
 """
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -46,6 +47,18 @@ class MeshShape(NamedTuple):
                 raise UserError(f"--mesh={text}: expected run=N,data=N, with numbers of devices above 0, not '{part}'")
             sizes[axis] = int(size)
         return cls(**sizes)
+
+
+def spread_over(cores: int) -> None:
+    """Makes every core a device, where JAX computes on CPUs: runs on cores of their own do not wait for each other.
+
+    One run has all cores as before. Changes nothing once JAX has looked for its devices, nor where the environment says
+    how many there are.
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", cores)
 
 
 def fitting(runs: int) -> MeshShape:
@@ -144,11 +157,27 @@ class Placement:
         sharding = self.sharding(*axes)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
-    def jit(self, function: Callable[..., Any], out: Sequence[Sequence[str | None]], **options: Any) -> Any:
-        """`jax.jit` of a function that returns a tuple, with the axes of the leaves of each of its parts."""
+    def jit(
+        self,
+        function: Callable[..., Any],
+        into: Sequence[Sequence[str | None]],
+        out: Sequence[Sequence[str | None]],
+        **options: Any,
+    ) -> Any:
+        """`jax.jit` of a function done by each device for its own parts of the arguments alone.
+
+        into, out: along which axes the arguments and the parts of the result are cut, whole trees alike. An axis of the
+        mesh that none of them names is left to XLA. Nothing is exchanged along the others: the runs of one device wait
+        for nobody, neither in a step nor in a search, whose loop may end later than another's.
+        """
         if self.mesh is None:
             return jax.jit(function, **options)
-        return jax.jit(function, out_shardings=tuple(self.sharding(*axes) for axes in out), **options)
+        alone = frozenset(axis for axes in (*into, *out) for axis in axes if axis is not None)
+        specs = [tuple(PartitionSpec(*axes) for axes in side) for side in (into, out)]
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=specs[0], out_specs=specs[1], axis_names=alone, check_vma=False
+        )
+        return jax.jit(mapped, **options)
 
     def each_run(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The function, from a tree with a leading R axis to one, done by each device for its own runs alone."""

@@ -17,6 +17,7 @@ from attn_jax.data.text import EOS, PAD
 from attn_jax.decoding import Decoded
 from attn_jax.devices import Placement, fetch
 from attn_jax.errors import UserError
+from attn_jax.losses import Totals
 from attn_jax.search import keys_of, search
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
@@ -110,7 +111,7 @@ class Evaluator:
         found = buckets(pairs, smallest=BATCH, padding=0.25, most=count) if pairs else []
         self._widths = sorted(((b.source.shape[1], b.target.shape[1]) for b in found), key=sum)
         self._batches: dict[str, list[Batch]] = {}
-        self._evaluate = self._placement.jit(self._run, out=((), (), ()), static_argnames=("settings",))
+        self._programs: dict[Decode | None, Any] = {}
 
     def batches(self, split: str) -> list[Batch]:
         """The batches of a split, each of sentences of similar lengths."""
@@ -135,19 +136,29 @@ class Evaluator:
         numbers = np.array([*places, *[0] * missing], np.int32)
         return Batch(np.array(places), *self._placement.put((*sides, numbers), "data"))
 
-    def _run(
-        self, params: Params, seeds: Array | None, source: Array, target: Array, numbers: Array, *, settings: Any
-    ) -> tuple[Any, Any, Any]:
-        """Totals and number of target tokens of a batch for each run, and its outputs [R, B, L] (L = 0: no search)."""
+    def _program(self, settings: Decode | None) -> Any:
+        """Totals and number of target tokens of a batch for each run, and its outputs [R, B, L] (L = 0: no search).
 
-        def one(params: Params, seed: Any) -> tuple[Any, Any, Any]:
-            totals, count = batch_loss(self.model, params, source, target)
-            if settings is None:
-                return totals, count, jnp.zeros((source.shape[0], 0), jnp.int32)
-            found = searched(self.model, params, source, self.max_output, settings, seed, numbers)
-            return totals, count, found.tokens[:, 0]
+        Totals and numbers [R, parts] are of the parts in which the batch is cut.
+        """
 
-        return jax.vmap(one)(params, seeds)
+        def run(
+            params: Params, seeds: Array | None, source: Array, target: Array, numbers: Array
+        ) -> tuple[Totals, Array, Array]:
+            def one(params: Params, seed: Array | None) -> tuple[Totals, Array, Array]:
+                totals, count = batch_loss(self.model, params, source, target)
+                if settings is None:
+                    return *jax.tree.map(jnp.atleast_1d, (totals, count)), jnp.zeros((source.shape[0], 0), jnp.int32)
+                found = searched(self.model, params, source, self.max_output, settings, seed, numbers)
+                return *jax.tree.map(jnp.atleast_1d, (totals, count)), found.tokens[:, 0]
+
+            return jax.vmap(one)(params, seeds)
+
+        if settings not in self._programs:
+            each, part, both = ("run",), ("data",), ("run", "data")
+            into, out = (each, each, part, part, part), (both, both, both)
+            self._programs[settings] = self._placement.jit(run, into=into, out=out)
+        return self._programs[settings]
 
     def __call__(self, params: Params, split: str, *, decode: bool = True, greedily: bool = False) -> list[Evaluated]:
         """The results of every run of `params`, whose leaves have a leading R axis; without `decode` the loss alone.
@@ -161,11 +172,12 @@ class Evaluator:
         outputs: list[list[list[int]]] = [[[] for _ in self.corpus.encoded[split]] for _ in range(runs)]
         batches = self.batches(split)
         # All are on their way before the first one is waited for.
-        found = [self._evaluate(params, self._seeds, *batch[1:], settings=settings) for batch in batches]
-        for batch, (totals, count, ids) in zip(batches, found, strict=True):
-            sums += np.stack([np.asarray(part, np.float64) for part in totals], axis=1)
-            tokens += float(np.asarray(count)[0])
-            for run, rows in enumerate(np.asarray(ids) if decode else ()):
+        program = self._program(settings)
+        found = [program(params, self._seeds, *batch[1:]) for batch in batches]
+        for batch, (totals, count, ids) in zip(batches, map(fetch, found), strict=True):
+            sums += np.stack([np.asarray(part, np.float64).sum(axis=1) for part in totals], axis=1)
+            tokens += float(count[0].sum())
+            for run, rows in enumerate(ids if decode else ()):
                 for place, row in zip(batch.places, rows, strict=False):
                     outputs[run][place] = trim(row)
         return [self._scored(split, sums[run] / tokens, outputs[run] if decode else None) for run in range(runs)]
@@ -184,7 +196,9 @@ class Evaluator:
             found = searched(self.model, params, jnp.asarray(source), limit, settings, seed, jnp.asarray(numbers))
             return found.tokens[:, 0], found.weights[:, 0]
 
-        tokens, weights = fetch(jax.jit(jax.vmap(one))(params, self._seeds))
+        each = ("run",)
+        program = self._placement.jit(jax.vmap(one), into=(each, each), out=(each, each))
+        tokens, weights = fetch(program(params, self._seeds))
         if weights.shape[-1] == 0:
             return [[] for _ in range(tokens.shape[0])]
         maps = []

@@ -12,8 +12,8 @@ from attn_jax.config import Config
 CPU: Sequence[tuple[int, int]] = ((256, 4),)
 """Width of the model up to which a CPU gains, and the runs beyond which it gains no more. Wider ones: one run.
 
-On two cores a training step of the demo's size (width 128) takes, for each run, 41 ms alone, 38 of two runs, 34 of four
-and of eight, 40 of sixteen: more runs need more memory than caches have. Width 256 is an estimate.
+On two cores a step of the demo's size (width 128) takes, for each run, 41 ms alone, 28 of two, 26 of four, 30 of eight,
+31 of sixteen: what runs together gain is cores of their own, and more of them need more memory than caches have.
 """
 
 ACCELERATOR = 16

@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 import jax
 
+from attn_jax import devices
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted, handled
 from attn_jax.jobs import Corpora, Job, Setting, perform
@@ -330,6 +331,7 @@ def _ray_task(setting: Mapping[str, Any], job: Mapping[str, Any], about: Mapping
     """What a process of Ray's does: kind and value of an `Event`."""
     # Before JAX looks for devices. Ray has chosen the devices, not the number of threads nor the share of memory.
     os.environ["NPROC"] = about["threads"]
+    devices.spread_over(int(about["threads"]))
     if 0 < about["gpus"] < 1:
         os.environ.update(memory_share(about["gpus"]))
     if not about["gpus"] and not about["tpus"]:

@@ -25,7 +25,7 @@ from attn_jax.data.plan import Plan
 from attn_jax.data.text import PAD
 from attn_jax.decoder import Decoder
 from attn_jax.decoding import likeliest
-from attn_jax.devices import Placement
+from attn_jax.devices import Placement, fetch
 from attn_jax.errors import UserError
 from attn_jax.layers import Noise
 from attn_jax.losses import Totals, cross_entropy, previous_symbols, repeated_attention
@@ -165,7 +165,10 @@ class Trainer:
         seeds = np.array([member.seed % 2**32 for member in members], np.uint32)
         self.keys = self.placement.place(jax.vmap(jax.random.key)(seeds))
         self._data: list[Bucket] = self.placement.put(self.buckets)
-        self._chunk = self.placement.jit(self._run_chunk, donate_argnums=(0,), out=(("run",), ()))
+        each, rows = ("run",), (None, "run")
+        self._chunk = self.placement.jit(
+            self._run_chunk, into=(each, (), each, each, (), (), (), rows), out=(each, rows), donate_argnums=(0,)
+        )
         self._programs: dict[int, jax.stages.Compiled] = {}
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -192,7 +195,7 @@ class Trainer:
         """`count` steps from step number `start`, by a program compiled for `length` >= count steps."""
         program, arguments = self.program(states, start, count, length)
         states, steps = program(*arguments)
-        return states, jax.tree.map(lambda part: np.asarray(part)[:count], steps)
+        return states, jax.tree.map(lambda part: part[:count], fetch(steps))
 
     def program(self, states: States, start: int, count: int, length: int) -> tuple[jax.stages.Compiled, tuple]:
         """The program of such a chunk, compiled once for a length, and its arguments; it consumes the states."""
@@ -257,7 +260,7 @@ class Trainer:
 
         # A loop up to a number that is no constant: states are updated where they lie. A scan over all places that
         # skips those past the end would have them twice.
-        zeros = jnp.zeros((ids.shape[0], len(self.members)), self.dtype)
+        zeros = jnp.zeros((ids.shape[0], *states.active.shape), self.dtype)
         return jax.lax.fori_loop(0, count, step, (states, Steps(zeros, zeros, zeros)))
 
     def _noise(self, numbers: PyTree, key: Array) -> Noise | None:

@@ -331,3 +331,21 @@ def test_one_process_decides_for_itself():
     assert processes.decided(lambda: {"a": (1, Config())}) == {"a": (1, Config())}
     assert processes.highest([3, 1]) == [3, 1]
     assert (processes.index(), processes.count(), processes.leads()) == (0, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "before", "devices"),
+    [
+        ({}, "pass", 3),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, "pass", 1),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "pass", 2),
+        ({}, "jax.devices()", 1),
+    ],
+    ids=["none", "number", "flag", "late"],
+)
+def test_cores_are_devices_unless_something_else_is_said(environment, before, devices):
+    code = f"import jax; from attn_jax import devices; {before}; devices.spread_over(3); print(jax.device_count())"
+    plain = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=plain | environment, cwd=TESTS.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{devices}\n"

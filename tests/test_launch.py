@@ -323,7 +323,9 @@ def test_subprocesses_that_lose_their_parent_save_and_end(alone):
 
 @pytest.mark.slow
 def test_a_mistake_in_a_subprocess_is_one_line(alone):
-    done = subprocess.run(command(alone, "wrong", "--jobs=2", "--mesh=run=2"), cwd=ROOT, capture_output=True, text=True)
+    words = command(alone, "wrong", "--jobs=2", "--mesh=run=2")
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stderr == "compare_scores: --mesh=run=2,data=1: needs 2 devices, and there is 1\n"
 
