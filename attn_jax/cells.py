@@ -95,13 +95,15 @@ class LSTM(Cell):
         @_elementwise
         def next_carry(gates: Array, c: Array) -> Carry:
             # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh over all gates, which lie side by side.
-            half = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], gates.dtype), self.size)[None]
-            i, f, g, o = jnp.split(jnp.tanh((gates + self._forget_bias(gates.dtype)) * half), 4, axis=-1)
+            half = jnp.array([0.5, 0.5, 1, 0.5], gates.dtype)[None, :, None]
+            bias = jnp.array([0, self.forget_bias, 0, 0], gates.dtype)[None, :, None]
+            i, f, g, o = jnp.unstack(jnp.tanh((gates + bias) * half), axis=1)
             c = 0.5 * ((1 + f) * c + (1 + i) * g)
             return 0.5 * (1 + o) * jnp.tanh(c), c
 
         h, c = carry
-        return next_carry(projected + self._from_state(h, mask), c)
+        gates = projected + self._from_state(h, mask)
+        return next_carry(gates.reshape(-1, 4, self.size), c)
 
     def _forget_bias(self, dtype: Any) -> Array:
         return jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], dtype), self.size)[None]

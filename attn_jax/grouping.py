@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from attn_jax.config import Config
 
-CPU: Sequence[tuple[int, int]] = ((256, 4),)
+CPU: Sequence[tuple[int, int]] = ((256, 4), (512, 2))
 """Width of the model up to which a CPU gains, and the runs beyond which it gains no more. Wider ones: one run.
 
-On two cores a step of the demo's size (width 128) takes, for each run, 41 ms alone, 28 of two, 26 of four, 30 of eight,
-31 of sixteen: what runs together gain is cores of their own, and more of them need more memory than caches have.
+On two cores, each a device, a training step of the demo's size (width 128) takes, for each run, 41 ms alone, 26 of two
+runs, 27 of four, 28 of eight, 29 of sixteen; of width 256 two to eight gain 1.2 times, sixteen 1.1; of width 512 two
+gain 1.2 times, four 1.1, eight nothing (`scripts/benchmark --rows=programs/`). What runs together gain is cores of
+their own, and more of them need more memory than caches have.
 """
 
 ACCELERATOR = 16

@@ -10,8 +10,11 @@ from attn_jax.data.text import BOS, PAD
 from attn_jax.products import contract, rounds
 from attn_jax.shapes import Array, Float, Int
 
-CHUNK_BYTES = 24 << 20
+CHUNK_BYTES = 16 << 20
 """Logits of about this many bytes are made at a time."""
+
+BLOCK_BYTES, FEWEST_BLOCKS = 4 << 20, 8
+"""On CPUs the gradient of a kernel of at least so many blocks of about so many bytes is summed block by block."""
 
 
 def previous_symbols(target: Int[Array, "B T"]) -> Int[Array, "B T"]:
@@ -63,21 +66,23 @@ def _chunk(
     # A line below that touches all logits may be a pass over memory, which takes a tenth of the time of the product.
     logits = contract("nf,fv->nv", x, kernel, dtype) + bias[None]
     vocabulary = logits.shape[1]
-    highest = jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    at_target = jnp.take_along_axis(logits, targets[:, None], axis=1)
+    # The first of the highest, as argmax has it, which takes ten times as long on a CPU.
+    earlier = ((jnp.arange(vocabulary)[None] < targets[:, None]) & (logits >= at_target)).any(axis=1, keepdims=True)
+    # This maximum is no higher for its second part; but so all that needs the logits is known before their gradients,
+    # which then can lie where the logits did.
+    highest = jnp.maximum(logits.max(axis=1, keepdims=True), jnp.where(earlier, -jnp.inf, at_target))
+    correct = ((at_target >= highest) & ~earlier)[:, 0].astype(x.dtype)
     exponentials = jnp.exp(logits - highest)
     total = exponentials.sum(axis=1, keepdims=True)
     log_total = highest[:, 0] + jnp.log(total[:, 0])
-    at_target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-    nll = loss = log_total - at_target
+    nll = loss = log_total - at_target[:, 0]
     q = jnp.where(jnp.arange(vocabulary)[None] == targets[:, None], 1 if smoothing is None else 1 - smoothing, 0)
     if smoothing is not None:
         spread = smoothing / (vocabulary - 1)
         rest = (vocabulary - 1) * log_total - (logits.sum(axis=1) - logits[:, PAD])
         loss = (1 - smoothing) * nll + spread * rest
         q = q + jnp.where(jnp.arange(vocabulary) == PAD, 0, spread)[None]
-    # The first of the highest, as argmax has it, which takes ten times as long on a CPU.
-    earlier = (logits >= highest) & (jnp.arange(vocabulary)[None] < targets[:, None])
-    correct = ((at_target >= highest[:, 0]) & ~earlier.any(axis=1)).astype(x.dtype)
     totals = Totals(*(jnp.sum(weights * value) for value in (loss, nll, correct)))
     d_logits = exponentials * (weights[:, None] / total) - weights[:, None] * q
     # Both products of it round it anyway: so it need not be stored in full for its sum over tokens.
@@ -114,24 +119,58 @@ def _forward(
 ) -> tuple[Totals, Any]:
     # The loss is one number, so its gradient is known up to a factor as soon as the logits are: it is taken here, chunk
     # by chunk, and no logits are kept or made twice.
-    def gradients(x: Array, d_logits: Array) -> tuple[Array, Array, Array]:
-        d_x = contract("nv,fv->nf", d_logits, kernel, dtype)
-        return d_x, contract("nf,nv->fv", x, d_logits, dtype), d_logits.sum(axis=0)
+    def d_x(d_logits: Array) -> Array:
+        return contract("nv,fv->nf", d_logits, kernel, dtype)
+
+    def d_bias(d_logits: Array) -> Array:
+        # As a product: of a sum XLA makes a pass of its own over the logits with all that their gradient takes.
+        rows = 8 if rounds(dtype) else 1  # fewer are slow there on CPUs
+        return contract("mn,nv->mv", jnp.ones((rows, d_logits.shape[0]), x.dtype), d_logits, dtype)[0]
 
     parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
     if parts == 1:
         totals, d_logits = _chunk(dtype, x, kernel, bias, targets, weights, smoothing)
-        return totals, gradients(x, d_logits)
+        return totals, (d_x(d_logits), contract("nf,nv->fv", x, d_logits, dtype), d_bias(d_logits))
 
     def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, ...]) -> tuple[Any, Array]:
-        totals, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)
-        d_x, d_kernel, d_bias = gradients(chunk[0], d_logits)
-        return jax.tree.map(jnp.add, sums, (totals, d_kernel, d_bias)), d_x
+        found, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)
+        totals, kernels, biases = sums
+        kernels = _plus_product(dtype, kernels, chunk[0], d_logits)
+        return (jax.tree.map(jnp.add, totals, found), kernels, biases + d_bias(d_logits)), d_x(d_logits)
 
     zero = jnp.zeros((), x.dtype)
     start = (Totals(zero, zero, zero), jnp.zeros_like(kernel), jnp.zeros_like(bias))
-    (totals, d_kernel, d_bias), d_x = jax.lax.scan(step, start, _reshaped(parts, x, targets, weights))
-    return totals, (d_x.reshape(-1, x.shape[1])[: x.shape[0]], d_kernel, d_bias)
+    (totals, kernels, biases), d_features = jax.lax.scan(step, start, _reshaped(parts, x, targets, weights))
+    return totals, (d_features.reshape(-1, x.shape[1])[: x.shape[0]], kernels, biases)
+
+
+def _plus_product(dtype: Any, d_kernel: Array, x: Array, d_logits: Array) -> Array:
+    """d_kernel + x' d_logits."""
+
+    def plain(d_kernel: Array, x: Array, d_logits: Array) -> Array:
+        return d_kernel + contract("nf,nv->fv", x, d_logits, dtype)
+
+    blocks = d_kernel.size * d_kernel.dtype.itemsize // BLOCK_BYTES
+    if blocks < FEWEST_BLOCKS:
+        return plain(d_kernel, x, d_logits)
+
+    def in_blocks(d_kernel: Array, x: Array, d_logits: Array) -> Array:
+        # There is never a second array of the kernel's size, and a block is in the cache when it is added.
+        vocabulary = d_kernel.shape[1]
+        size = -(-vocabulary // blocks)
+
+        def block(number: Array, d_kernel: Array) -> Array:
+            # The last one begins early enough to be whole; what the one before it has done is zero there.
+            start = jnp.minimum(number * size, vocabulary - size)
+            columns = jax.lax.dynamic_slice_in_dim(d_logits, start, size, axis=1)
+            if vocabulary % size:
+                columns = jnp.where(start + jnp.arange(size)[None] >= number * size, columns, 0)
+            before = jax.lax.dynamic_slice_in_dim(d_kernel, start, size, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(d_kernel, plain(before, x, columns), start, axis=1)
+
+        return jax.lax.fori_loop(0, blocks, block, d_kernel)
+
+    return jax.lax.platform_dependent(d_kernel, x, d_logits, cpu=in_blocks, default=plain)
 
 
 def _backward(dtype: Any, residuals: tuple[Array, Array, Array], g: Totals) -> tuple[Array | None, ...]:

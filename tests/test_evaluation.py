@@ -98,9 +98,9 @@ def test_splits_have_batches_of_the_same_shapes(setting):
     shapes = {split: {one.source.shape for one in evaluator.batches(split)} for split in lengths}
     assert shapes["dev"] == shapes["test"] == {(9, max(lengths.values()))}
     evaluator(params, "dev")
-    assert evaluator._evaluate._cache_size() == 1
+    assert [program._cache_size() for program in evaluator._programs.values()] == [1]
     evaluator(params, "test")
-    assert evaluator._evaluate._cache_size() == 1
+    assert [program._cache_size() for program in evaluator._programs.values()] == [1]
 
 
 def test_attention_maps(setting):
@@ -181,11 +181,11 @@ def test_text_is_scored_not_its_pieces():
     model = Model(config, len(corpus.source.vocabulary), len(corpus.target.vocabulary))
     evaluator = Evaluator(model, corpus, max_output=40)
 
-    def search(params, seeds, source, target, numbers, settings):
+    def search(params, seeds, source, target, numbers):
         found = [np.pad([*outputs[number], EOS], (0, 39 - len(outputs[number]))) for number in np.asarray(numbers)]
-        return (np.zeros(1),) * 3, np.ones(1), np.array(found)[None]
+        return (np.zeros((1, 1)),) * 3, np.ones((1, 1)), np.array(found)[None]
 
-    evaluator._evaluate = search
+    evaluator._program = lambda settings: search
     (evaluated,) = evaluator({"": np.zeros(1)}, "test")
     predictions = [*texts[:3], texts[3].removesuffix(" low")]
     assert evaluated.predictions == predictions

@@ -1,6 +1,5 @@
 """Programs lower ahead of time for TPU and for CUDA; no such device is needed, and nothing is compiled or run."""
 
-import functools
 import re
 
 import jax
@@ -72,7 +71,7 @@ def test_training_and_search_lower_without_the_device(changes):
     greedily = tiny.changed(config, {"decode": "greedy"}).decode
     batch = (states.params, evaluator._seeds, *evaluator.batches("dev")[0][1:])
     programs = [(trainer._chunk, chunk), (jax.jit(trainer.start), ())]
-    programs += [(jax.jit(functools.partial(evaluator._run, settings=s)), batch) for s in {greedily, config.decode}]
+    programs += [(evaluator._program(s), batch) for s in {greedily, config.decode}]
     for function, arguments in programs:
         for platform in PLATFORMS:  # traced once for both
             check(lowered(function, platform, *arguments))
