@@ -122,15 +122,15 @@ def _forward(
     def d_x(d_logits: Array) -> Array:
         return contract("nv,fv->nf", d_logits, kernel, dtype)
 
+    parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
+    if parts == 1:
+        totals, d_logits = _chunk(dtype, x, kernel, bias, targets, weights, smoothing)
+        return totals, (d_x(d_logits), contract("nf,nv->fv", x, d_logits, dtype), d_logits.sum(axis=0))
+
     def d_bias(d_logits: Array) -> Array:
         # As a product: of a sum XLA makes a pass of its own over the logits with all that their gradient takes.
         rows = 8 if rounds(dtype) else 1  # fewer are slow there on CPUs
         return contract("mn,nv->mv", jnp.ones((rows, d_logits.shape[0]), x.dtype), d_logits, dtype)[0]
-
-    parts = _chunks(x.shape[0], kernel.shape[1], x.dtype.itemsize)
-    if parts == 1:
-        totals, d_logits = _chunk(dtype, x, kernel, bias, targets, weights, smoothing)
-        return totals, (d_x(d_logits), contract("nf,nv->fv", x, d_logits, dtype), d_bias(d_logits))
 
     def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, ...]) -> tuple[Any, Array]:
         found, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)

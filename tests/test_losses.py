@@ -39,10 +39,17 @@ def definition(arrays, targets, weights, smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [None, 0.0, 0.3])
-@pytest.mark.parametrize("chunk_bytes", [1 << 20, 2 * VOCABULARY * 8, 1])
-def test_totals_and_gradients_are_the_definition(x64, monkeypatch, smoothing, chunk_bytes):
-    """In one chunk, in four chunks of two tokens (the last one padded), and token by token."""
+@pytest.mark.parametrize(
+    ("chunk_bytes", "blocks"), [(1 << 20, 1), (2 * VOCABULARY * 8, 1), (2 * VOCABULARY * 8, 5), (1, 1), (1, 2), (1, 3)]
+)
+def test_totals_and_gradients_are_the_definition(x64, monkeypatch, smoothing, chunk_bytes, blocks):
+    """In one chunk, in four chunks of two tokens (the last one padded), and token by token.
+
+    The gradient of the kernel at once, and in blocks of one column, of three and two, and of two, two and one.
+    """
     monkeypatch.setattr(losses, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(losses, "BLOCK_BYTES", FEATURES * VOCABULARY * 8 // blocks)
+    monkeypatch.setattr(losses, "FEWEST_BLOCKS", 2)
     arrays, targets, weights = problem()
 
     @reference.jit
