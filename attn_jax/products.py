@@ -149,25 +149,26 @@ def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)
-    return _rounded(spec, dtype, a, w) if rounds(dtype) else _einsum(spec, a, w, dtype)
+    return _product(spec, dtype, a, w)
 
 
+# JAX's own gradient of an einsum is that of `w` transposed, in whose order an optimiser then reads it on CPUs.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rounded(spec: str, dtype: Any, a: Array, w: Array) -> Array:
+def _product(spec: str, dtype: Any, a: Array, w: Array) -> Array:
     return _einsum(spec, a, w, dtype)
 
 
-def _rounded_forward(spec: str, dtype: Any, a: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+def _product_forward(spec: str, dtype: Any, a: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
     return _einsum(spec, a, w, dtype), (a, w)
 
 
-def _rounded_backward(spec: str, dtype: Any, operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _product_backward(spec: str, dtype: Any, operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     a, w = operands
     a_axes, w_axes, out_axes = _split(spec)
     return _gradient_of_a(spec, dtype, w, g), _einsum(f"{a_axes},{out_axes}->{w_axes}", a, g, dtype)
 
 
-_rounded.defvjp(_rounded_forward, _rounded_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _split(spec: str) -> tuple[str, str, str]:
