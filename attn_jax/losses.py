@@ -129,8 +129,9 @@ def _forward(
 
     def d_bias(d_logits: Array) -> Array:
         # As a product: of a sum XLA makes a pass of its own over the logits with all that their gradient takes.
-        rows = 8 if rounds(dtype) else 1  # fewer are slow there on CPUs
-        return contract("mn,nv->mv", jnp.ones((rows, d_logits.shape[0]), x.dtype), d_logits, dtype)[0]
+        # What is not rounded already is summed in full. Fewer rows of rounded operands are slow on CPUs.
+        rows, rounded = (8, dtype) if rounds(dtype) else (1, None)
+        return contract("mn,nv->mv", jnp.ones((rows, d_logits.shape[0]), x.dtype), d_logits, rounded)[0]
 
     def step(sums: tuple[Totals, Array, Array], chunk: tuple[Array, ...]) -> tuple[Any, Array]:
         found, d_logits = _chunk(dtype, chunk[0], kernel, bias, chunk[1], chunk[2], smoothing)
@@ -158,6 +159,7 @@ def _plus_product(dtype: Any, d_kernel: Array, x: Array, d_logits: Array) -> Arr
         # There is never a second array of the kernel's size, and a block is in the cache when it is added.
         vocabulary = d_kernel.shape[1]
         size = -(-vocabulary // blocks)
+        count = -(-vocabulary // size)  # sizes rounded up may need fewer
 
         def block(number: Array, d_kernel: Array) -> Array:
             # The last one begins early enough to be whole; what the one before it has done is zero there.
@@ -168,7 +170,7 @@ def _plus_product(dtype: Any, d_kernel: Array, x: Array, d_logits: Array) -> Arr
             before = jax.lax.dynamic_slice_in_dim(d_kernel, start, size, axis=1)
             return jax.lax.dynamic_update_slice_in_dim(d_kernel, plain(before, x, columns), start, axis=1)
 
-        return jax.lax.fori_loop(0, blocks, block, d_kernel)
+        return jax.lax.fori_loop(0, count, block, d_kernel)
 
     return jax.lax.platform_dependent(d_kernel, x, d_logits, cpu=in_blocks, default=plain)
 

@@ -69,8 +69,21 @@ def test_totals_and_gradients_are_the_definition(x64, monkeypatch, smoothing, ch
     assert not np.any(gradients["x"][weights == 0]), "padding has a gradient"
 
 
-def test_bfloat16_gradients_are_those_of_rounded_logit_gradients():
+@pytest.mark.parametrize("blocks", range(2, 9))
+@pytest.mark.parametrize("vocabulary", [5, 6, 7, 8])
+def test_every_column_of_a_kernel_gradient_is_added_once(x64, monkeypatch, vocabulary, blocks):
+    monkeypatch.setattr(losses, "BLOCK_BYTES", 3 * vocabulary * 8 // blocks)
+    monkeypatch.setattr(losses, "FEWEST_BLOCKS", 2)
+    draw = np.random.default_rng(0)
+    before, x, d_logits = (draw.normal(size=shape) for shape in ((3, vocabulary), (4, 3), (4, vocabulary)))
+    found = jax.jit(losses._plus_product, static_argnums=0)(None, before, x, d_logits)
+    np.testing.assert_allclose(found, before + x.T @ d_logits, rtol=1e-12)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 20, 4])
+def test_bfloat16_gradients_are_those_of_rounded_logit_gradients(monkeypatch, chunk_bytes):
     """With exact operands, d_bias is the sum of what is rounded: p - q to 8 bits, token by token."""
+    monkeypatch.setattr(losses, "CHUNK_BYTES", chunk_bytes)
     targets, x = np.array([1, 3, 3], np.int32), np.ones((3, 1), np.float32)
     kernel = np.array([[0.5, -1, 2, 0.25]], np.float32)
 
