@@ -108,7 +108,10 @@ def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int |
 def _use_every_core() -> None:
     from attn_jax import devices, launch  # with JAX, which help does without
 
-    devices.spread_over(int(launch.threads()))
+    spread = devices.spread_over(int(launch.threads()))
+    if not spread and extensions.LOADED:
+        told = ", ".join(extensions.LOADED)
+        print(f"--load: {told} had JAX look for its devices, so all cores are one device", file=sys.stderr)
 
 
 @contextlib.contextmanager

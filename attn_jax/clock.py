@@ -105,6 +105,7 @@ class Clock:
             "padding": self.trainer.padding,
             "buckets": len(self.trainer.buckets),
             "bytes": self.trainer.bytes,
+            "devices": self.trainer.placement.devices,
             "masked_work": 1 - self.run_steps / max(1, steps * runs),
             **self.compilations(),
         }

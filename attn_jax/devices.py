@@ -7,7 +7,6 @@ computed, and changes results by the order of additions only. Dropout masks are 
 the whole array, so they do not depend on the mesh. The corpus is on every device.
 """
 
-import contextlib
 import dataclasses
 import glob
 import itertools
@@ -49,16 +48,19 @@ class MeshShape(NamedTuple):
         return cls(**sizes)
 
 
-def spread_over(cores: int) -> None:
+def spread_over(cores: int) -> bool:
     """Makes every core a device, where JAX computes on CPUs: runs on cores of their own do not wait for each other.
 
-    One run has all cores as before. Changes nothing once JAX has looked for its devices, nor where the environment says
-    how many there are.
+    One run has all cores as before. Changes nothing where the environment says how many there are, nor once JAX has
+    looked for its devices; False if only that is why.
     """
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        with contextlib.suppress(RuntimeError):
+        try:
             jax.config.update("jax_num_cpu_devices", cores)
+        except RuntimeError:
+            return False
+    return True
 
 
 def fitting(runs: int) -> MeshShape:
@@ -123,6 +125,11 @@ class Placement:
         return cls(jax.make_mesh(whole, (*AXES, "copy"), (AxisType.Auto,) * 3))
 
     @property
+    def devices(self) -> int:
+        """How many there are."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
     def data(self) -> int:
         """Parts of a batch."""
         return 1 if self.mesh is None else self.mesh.shape["data"]
@@ -177,7 +184,8 @@ class Placement:
         mapped = jax.shard_map(
             function, mesh=self.mesh, in_specs=specs[0], out_specs=specs[1], axis_names=alone, check_vma=False
         )
-        return jax.jit(mapped, **options)
+        # Without it JAX leaves to XLA whether a result is written over a donated argument.
+        return jax.jit(mapped, out_shardings=tuple(self.sharding(*axes) for axes in out), **options)
 
     def each_run(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The function, from a tree with a leading R axis to one, done by each device for its own runs alone."""

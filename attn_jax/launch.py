@@ -181,9 +181,13 @@ class _Dispatch:
 def threads() -> str:
     """What `NPROC` must be where a program is trained elsewhere, so that its numbers are those that it would have here.
 
-    XLA has as many threads as there are cores, and their number decides in which order large sums are made.
+    XLA has as many threads, and a CPU as many devices; their number decides in which order large sums are made. Raises
+    UserError if `NPROC` is there already and is no such number.
     """
-    return os.environ.get("NPROC") or str(len(cores()) or os.cpu_count() or 1)
+    said = os.environ.get("NPROC")
+    if said and not (said.isdecimal() and int(said)):
+        raise UserError(f"NPROC={said}: expected a number of cores above 0")
+    return said or str(len(cores()) or os.cpu_count() or 1)
 
 
 def cores() -> list[int]:

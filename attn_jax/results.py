@@ -57,7 +57,7 @@ TIMING: Kinds = {"runs": int, "target_tokens_per_second": NUMBER}
 TIMES: Kinds = dict.fromkeys(
     (
         *("steps", "compile_seconds", "train_seconds", "steps_per_second", "padding", "masked_work"),
-        *("compilations", "cached_compilations", "bytes"),
+        *("compilations", "cached_compilations", "bytes", "devices"),
     ),
     NUMBER,
 )

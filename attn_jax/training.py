@@ -217,7 +217,7 @@ class Trainer:
 
     @property
     def bytes(self) -> int | None:
-        """Memory of the largest chunk so far as the compiler plans it, on one device.
+        """Memory of the largest chunk so far as the compiler plans it, on all its devices.
 
         Arguments (parameters, optimiser states, the corpus), results and intermediate values; None where the compiler
         does not tell.
@@ -228,7 +228,7 @@ class Trainer:
             for plan in plans
             if plan is not None
         ]
-        return max(sizes, default=None)
+        return max(sizes) * self.placement.devices if sizes else None
 
     def _arguments(self, states: States, start: int, count: int, length: int) -> tuple:
         ids = np.zeros(length, np.int32)

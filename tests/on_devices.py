@@ -4,6 +4,8 @@ Run by tests/test_devices.py and scripts/devices.py. The program has dropout, tw
 one that overflows.
 """
 
+import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -20,6 +22,8 @@ from attn_jax.training import States, Trainer
 
 STEPS, EVERY, LIMIT = 20, 5, 5
 
+COLLECTIVE = re.compile(r"\b(?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)[-\w]*\(")
+
 COMMON = {
     "cell": "gru",
     "score": "general",
@@ -31,6 +35,8 @@ COMMON = {
     "dropout.readout": 0.1,
     "loss.label_smoothing": 0.1,
     "optim.clip_norm": 0.5,
+    "decode": "beam",
+    "decode.beam_size": 2,
 }
 RATES = (0.05, 1e-300, 0.01, 1e308)
 """Of the four runs: the second one never gets better, the last one overflows."""
@@ -74,32 +80,50 @@ class Setting:
             states = states._replace(active=self.placement.place(selection.going))
         return states, selection, losses
 
-    def flops(self) -> float:
-        """Floating-point operations of one device in a dispatch."""
+    def compiled(self) -> jax.stages.Compiled:
+        """The program of a dispatch."""
         trainer = self.trainer
         rows = self.placement.put(np.zeros((EVERY, len(RATES), 4), np.int32), None, "run", "data")
         ids = np.zeros(EVERY, np.int32)
         states = jax.eval_shape(trainer.start)
         states = self.placement.abstract(states, "run")
         lowered = trainer._chunk.lower(states, trainer._data, trainer.numbers, trainer.keys, 0, EVERY, ids, rows)
-        return lowered.compile().cost_analysis()["flops"]
+        return lowered.compile()
+
+    def exchanges(self) -> int:
+        """Collectives of the programs that this process compiles for training and for searches."""
+        params = self.placement.abstract(jax.eval_shape(self.trainer.start).params, "run")
+        batch = self.evaluator.batches("dev")[0]
+        seeds = self.evaluator._seeds
+        settings = self.trainer.config.decode
+        searches = [
+            self.evaluator._program(each).lower(params, seeds, *batch[1:]).compile().as_text()
+            for each in (settings, dataclasses.replace(settings, name="greedy"))
+        ]
+        return len(COLLECTIVE.findall("".join([self.compiled().as_text(), *searches])))
 
     def results(self) -> dict[str, np.ndarray]:
         """Everything that comes out of 20 steps."""
         states, selection, losses = self.train(self.trainer.start(), 0, STEPS)
         tested = self.evaluator(selection.params, "test")
+        greedily = self.evaluator(selection.params, "test", greedily=True)
         out = {f"params/{name}": value for name, value in fetch(states.params).items()}
         out |= {f"selected/{name}": value for name, value in fetch(selection.params).items()}
         out |= {f"optimizer/{n}": leaf for n, leaf in enumerate(jax.tree.leaves(fetch(states.optimizer)))}
         out |= {"losses": np.concatenate(losses)[:, :3], "loss": np.array([one.metrics["loss"] for one in tested])}
+        alone = processes.count() == 1
         exact = {
             "active": fetch(states.active),
             "failed": fetch(states.failed),
             "step": selection.step,
             "stopped": np.array([str(stop) for stop in selection.stopped]),
             "predictions": np.array([one.predictions for one in tested]),
+            "greedy": np.array([one.predictions for one in greedily]),
             "devices": np.array(states.params["decoder.output.bias"].sharding.num_devices),
-            "flops": np.array(self.flops() if processes.count() == 1 else 0.0),
+            "flops": np.array(self.compiled().cost_analysis()["flops"] if alone else 0.0),
+            "exchanges": np.array(self.exchanges() if alone else 0),
+            "aliased": np.array(self.compiled().memory_analysis().alias_size_in_bytes if alone else 0),
+            "states": np.array(sum(leaf.nbytes for leaf in jax.tree.leaves(fetch(states)))),
         }
         return out | {f"exact/{name}": value for name, value in exact.items()}
 

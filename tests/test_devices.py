@@ -65,11 +65,14 @@ def of_mesh(found, mesh):
     return {name.removeprefix(f"{mesh}:"): value for name, value in found.items() if name.startswith(f"{mesh}:")}
 
 
+OF_THE_MESH = {f"exact/{name}" for name in ("devices", "flops", "exchanges", "aliased")}
+
+
 def assert_same(found, wanted):
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         if name.startswith("exact/"):
-            if name not in ("exact/devices", "exact/flops"):
+            if name not in OF_THE_MESH:
                 np.testing.assert_array_equal(found[name], value, err_msg=name)
         else:
             np.testing.assert_allclose(found[name], value, rtol=TOLERANCE, atol=TOLERANCE * 1e-2, err_msg=name)
@@ -89,7 +92,7 @@ def assert_worthwhile(found):
 def one_process(tmp_path_factory):
     """Results on one device and on eight, and what went on from a checkpoint that the eight wrote."""
     folder = tmp_path_factory.mktemp("devices")
-    meshes = "run=4+data=2,run=1"
+    meshes = "run=4+data=2,run=1,run=4"
     on_devices(8, f"--meshes={meshes}", f"--results={folder}/found.npz", f"--checkpoint={folder}/checkpoint")
     return dict(np.load(folder / "found.npz"))
 
@@ -100,6 +103,20 @@ def test_eight_devices_compute_what_one_does(one_process):
     assert_same(eight, alone)
     assert (alone["exact/devices"], eight["exact/devices"]) == (1, 8)
     assert eight["exact/flops"] < alone["exact/flops"] / 6, "each device does about an eighth of the work"
+
+
+def test_devices_of_different_runs_exchange_nothing(one_process):
+    """Else one would wait for the others, in a loop that may end earlier than theirs."""
+    four, eight = of_mesh(one_process, "run=4"), of_mesh(one_process, "run=4+data=2")
+    assert four["exact/exchanges"] == 0
+    assert eight["exact/exchanges"] > 0, "parts of a batch have one gradient"
+    assert_same(four, of_mesh(one_process, "run=1"))
+
+
+def test_states_are_written_over_the_old_ones_on_every_device(one_process):
+    for mesh, parts in (("run=1", 1), ("run=4", 4), ("run=4+data=2", 4)):
+        found = of_mesh(one_process, mesh)
+        assert found["exact/aliased"] >= found["exact/states"] / parts, mesh
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_on_one(one_process):
@@ -334,18 +351,18 @@ def test_one_process_decides_for_itself():
 
 
 @pytest.mark.parametrize(
-    ("environment", "before", "devices"),
+    ("environment", "before", "found"),
     [
-        ({}, "pass", 3),
-        ({"JAX_NUM_CPU_DEVICES": "1"}, "pass", 1),
-        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "pass", 2),
-        ({}, "jax.devices()", 1),
+        ({}, "pass", "True 3"),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, "pass", "True 1"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "pass", "True 2"),
+        ({}, "jax.devices()", "False 1"),
     ],
     ids=["none", "number", "flag", "late"],
 )
-def test_cores_are_devices_unless_something_else_is_said(environment, before, devices):
-    code = f"import jax; from attn_jax import devices; {before}; devices.spread_over(3); print(jax.device_count())"
+def test_cores_are_devices_unless_something_else_is_said(environment, before, found):
+    code = f"import jax; from attn_jax.devices import spread_over; {before}; print(spread_over(3), jax.device_count())"
     plain = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=plain | environment, cwd=TESTS.parent, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{devices}\n"
+    assert done.stdout == f"{found}\n"

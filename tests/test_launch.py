@@ -276,7 +276,13 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     done = subprocess.run(command(folder, "alone"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert devices_of(folder / "alone") == {min(2, int(launch.threads()))}
     return folder
+
+
+def devices_of(out):
+    """On how many devices programs of two runs were trained."""
+    return {json.loads(path.read_text())["devices"] for path in out.glob("programs/*/timing.json")}
 
 
 def same(folder, out):
@@ -307,6 +313,15 @@ def test_subprocesses_that_are_killed_and_stopped_go_on_as_if_nothing_had_been(a
     _, told = process.communicate()
     assert process.returncode == 0, told
     same(alone, "jobs")
+    assert devices_of(out) == devices_of(alone / "alone")
+
+
+@pytest.mark.parametrize("number", ["auto", "0", "-2"])
+def test_a_number_of_cores_that_is_none_is_one_line(tmp_path, number):
+    environment = os.environ | {"NPROC": number}
+    done = subprocess.run(command(tmp_path, "out"), cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"compare_scores: NPROC={number}: expected a number of cores above 0\n"
 
 
 @pytest.mark.slow
