@@ -15,7 +15,7 @@ CPU: Sequence[tuple[int, int]] = ((256, 4), (512, 2))
 On two cores, each a device, a training step of the demo's size (width 128) takes, for each run, 41 ms alone, 26 of two
 runs, 27 of four, 28 of eight, 29 of sixteen; of width 256 two to eight gain 1.2 times, sixteen 1.1; of width 512 two
 gain 1.2 times, four 1.1, eight nothing (`scripts/benchmark --rows=programs/`). What runs together gain is cores of
-their own, and more of them need more memory than caches have.
+their own, and more of them need more memory than caches have. More cores were not measured.
 """
 
 ACCELERATOR = 16

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import sys
 import time
@@ -449,12 +450,16 @@ def _plan(
     for part in [list(missing)] if cut.parts is None else cut.parts:
         ids = {missing[run_id]: run_id for run_id in part if run_id in missing and run_id not in taken}
         for group in groups(list(ids)):
-            # Parts of nearly equal size, in units where the group has whole ones.
+            # Parts of nearly equal size, in units where the group has whole ones, else in pairs where programs have
+            # room for whole ones: two cores share a program of two or four runs evenly, and one of three not at all.
+            most = cut.together(group[0]).runs
             unit = cut.unit if len(group) % cut.unit == 0 else 1
-            units, most = len(group) // unit, max(1, cut.together(group[0]).runs // unit)
+            if unit == 1 and most % 2 == 0:
+                unit = 2
+            units, most = -(-len(group) // unit), max(1, most // unit)
             count = -(-units // most)
-            for k in range(count):
-                chosen = group[k * units // count * unit : (k + 1) * units // count * unit]
-                members = [ids[config] for config in chosen]
+            bounds = [-(-k * units // count) * unit for k in range(count + 1)]
+            for start, end in itertools.pairwise(bounds):
+                members = [ids[config] for config in group[start:end]]
                 plan[results.program_id(members)] = members
     return plan

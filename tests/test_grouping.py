@@ -9,6 +9,7 @@ from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.grouping import together
 from attn_jax.pool import Local
+from attn_jax.study import Cut
 
 
 def corpora():
@@ -56,6 +57,21 @@ def test_programs_are_cut_so_and_say_why(tmp_path, monkeypatch, asked, programs)
     assert sorted((len(one["members"]) for one in found), reverse=True) == programs
     why = {"runs": 3, "why": "as asked for"} if asked else {"runs": 2, "why": "width 8 on a CPU"}
     assert all(one["together"] == why for one in found)
+
+
+@pytest.mark.parametrize(
+    ("runs", "asked", "programs"),
+    [
+        *((3, 4, [3]), (5, 4, [4, 1]), (6, 4, [4, 2]), (7, 4, [4, 3]), (8, 4, [4, 4]), (9, 4, [4, 4, 1])),
+        *((10, 4, [4, 4, 2]), (15, 4, [4, 4, 4, 3]), (3, 2, [2, 1]), (6, 3, [3, 3]), (3, 1, [1, 1, 1])),
+        *((40, 32, [20, 20]), (7, 5, [4, 3])),
+    ],
+)
+def test_programs_have_pairs_of_runs_for_pairs_of_cores(runs, asked, programs):
+    members = {str(seed): width(8, seed=seed) for seed in range(runs)}
+    plan = list(study._plan(members, {}, set(), Cut(asked)).values())
+    assert [len(part) for part in plan] == programs
+    assert [run_id for part in plan for run_id in part] == list(members)
 
 
 def test_a_negative_number_of_runs_is_refused(tmp_path):
