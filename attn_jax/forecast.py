@@ -174,8 +174,9 @@ class _Teller:
 
     def __init__(self, output: Output, cut: Cut, launcher: Local | Resources):
         self.output, self.cut, self.room = output, cut, Room.of(launcher, cut.mesh)
-        # A process beside others has one device.
-        self.mesh = cut.mesh or (None if launcher == Local() else MeshShape())
+        # A process beside others has one accelerator, or all cores.
+        accelerated = launcher.gpus or launcher.tpus if isinstance(launcher, Resources) else devices.visible_gpus()
+        self.mesh = cut.mesh or (MeshShape() if launcher != Local() and accelerated else None)
         self.total, self.timed, self.interpolated = 0.0, 0, 0
         self.speeds = _recorded(output)
 

@@ -9,9 +9,10 @@ import tiny
 
 from attn_jax import config as configs
 from attn_jax import devices, forecast, jobs, launch, program, results, seq2seq, storage, study, tuning
+from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.forecast import Room
-from attn_jax.study import Local, Resources
+from attn_jax.study import Cut, Local, Resources
 
 BASE = tiny.config(score="none", cell="rnn", bridge="last", train__metric="loss")
 DATA = tiny.dataset()
@@ -206,6 +207,15 @@ def test_jobs_are_in_the_estimate(tmp_path, capsys, programs, two_cores):
     assert f"about {forecast.clock(6 * each)}, one program after another (" in told()
     assert f"about {forecast.clock(3 * each)}, 2 programs at a time on 2 core(s) (" in told(launcher=Local(2))
     assert f"about {forecast.clock(3 * each)}, 4 programs at a time on 2 core(s) (" in told(launcher=Local(4))
+
+
+def test_programs_beside_others_are_timed_as_they_will_be(tmp_path, monkeypatch):
+    """On all cores, as a lone one is; on one GPU where there are any."""
+    for gpus, count, mesh in (([], 2, None), (["0", "1"], 2, MeshShape()), (["0", "1"], 1, None)):
+        monkeypatch.setattr(devices, "visible_gpus", lambda gpus=gpus: gpus)
+        assert forecast._Teller(forecast._looked_at(str(tmp_path)), Cut(0), Local(count)).mesh == mesh
+    assert forecast._Teller(forecast._looked_at(str(tmp_path)), Cut(0), Resources(gpus=0)).mesh is None
+    assert forecast._Teller(forecast._looked_at(str(tmp_path)), Cut(0), Resources(gpus=0.5)).mesh == MeshShape()
 
 
 def test_steps_are_timed_with_the_cores_that_they_keep_busy():
