@@ -105,9 +105,6 @@ class LSTM(Cell):
         gates = projected + self._from_state(h, mask)
         return next_carry(gates.reshape(-1, 4, self.size), c)
 
-    def _forget_bias(self, dtype: Any) -> Array:
-        return jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], dtype), self.size)[None]
-
 
 @CELLS.register
 class GRU(Cell):
@@ -183,6 +180,7 @@ class LayerNormLSTM(LSTM):
         gates = layer_norm(projected, self.input_gain[...])
         gates = gates + layer_norm(self._from_state(h, mask), self.recurrent_gain[...]) + self.bias[...][None]
         half = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], gates.dtype), self.size)[None]
-        i, f, g, o = jnp.split(jnp.tanh((gates + self._forget_bias(gates.dtype)) * half), 4, axis=-1)
+        bias = jnp.repeat(jnp.array([0, self.forget_bias, 0, 0], gates.dtype), self.size)[None]
+        i, f, g, o = jnp.split(jnp.tanh((gates + bias) * half), 4, axis=-1)
         c = 0.5 * ((1 + f) * c + (1 + i) * g)
         return 0.5 * (1 + o) * jnp.tanh(layer_norm(c, self.cell_gain[...]) + self.cell_bias[...][None]), c

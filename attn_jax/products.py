@@ -145,7 +145,7 @@ def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     """`einsum(spec, a, w)` of an activation `a` and an operand `w`; in `scan`, with the gradient of `w` after the loop.
 
     `dtype`: of `PRECISIONS`, to what both operands are rounded, also those of the gradients' products; None: to
-    nothing. Sums are accumulated in the type of `a`.
+    nothing. Sums are accumulated in the type of `a`. spec: every axis is an axis of two of `a`, `w` and the result.
     """
     if _scopes and id(w) in _scopes[-1].index:
         return _scopes[-1].contract(spec, a, w, dtype)

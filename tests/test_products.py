@@ -227,3 +227,14 @@ def test_bfloat16_in_every_form_with_its_gradients(rows, summed, columns, spec):
     d_a, d_w = pullback(jnp.asarray(g))
     close(d_a, np.einsum(f"{result},{w_axes}->{a_axes}", rounded(g), rounded(w)))
     close(d_w, np.einsum(f"{a_axes},{result}->{w_axes}", rounded(a), rounded(g)), atol=1e-3)
+
+
+def test_the_gradient_of_an_operand_comes_in_its_own_order():
+    """Not as a product in another order and a transposition, of which an optimiser would read the columns."""
+
+    def loss(w):
+        return products.contract("abi,io->abo", jnp.ones((2, 3, 4)), w).sum()
+
+    names = [str(equation.primitive) for equation in jax.make_jaxpr(jax.grad(loss))(jnp.ones((4, 5))).jaxpr.eqns]
+    assert "dot_general" in names
+    assert names[-1] != "transpose"

@@ -6,6 +6,7 @@ import pytest
 import reference
 import tiny
 
+from attn_jax import training
 from attn_jax.data.corpus import encode
 from attn_jax.data.text import BOS, PAD
 from attn_jax.errors import UserError
@@ -134,6 +135,18 @@ def test_memory_counts_what_a_chunk_reads_and_writes():
         # Gradients, and updates before they are taken, are as large as parameters.
         assert trainer.bytes < 20 * held + data
     assert 2 < sizes[1] / sizes[0] < 3.5
+
+
+def test_operations_in_order_compute_the_same(x64, monkeypatch):
+    """Wide models are compiled with an option of XLA's, which must exist and change nothing."""
+    config = tiny.config(train__steps=3)
+    corpus, found = encode(tiny.dataset(), config), []
+    for least in (1, 10**6):
+        monkeypatch.setattr(training, "IN_ORDER", least)
+        trainer = Trainer([config], corpus, dtype=jnp.float64)
+        found.append(trainer.chunk(trainer.start(), 0, 3, 3))
+    properties.assert_same(found[0][0], found[1][0], 1e-9)
+    np.testing.assert_allclose(found[0][1].loss, found[1][1].loss, rtol=1e-9)
 
 
 def test_groups_are_runs_of_equal_structure():
