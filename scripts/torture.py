@@ -2,11 +2,12 @@
 
     scripts/torture --kills=50 --terms=20 --seed=0
 
-The study has two programs of three runs, dropout, early stopping, and a checkpoint every 20 steps. It is done once
-without interruption. Then it is begun in empty directories again and again; each process is killed after a random part
-of the time that the whole study took (of more and more of it), and started again with the same command, until the study
-is complete and equals the first one bit for bit: results.csv, metrics, predictions, and parameters of every run.
-SIGKILL first, then SIGTERM, which must end with exit code 75 or find the study complete.
+The study has two programs of four runs, which are spread over the cores, dropout, early stopping, and a checkpoint
+every 20 steps. It is done once without interruption. Then it is begun in empty directories again and again; each
+process is killed after a random part of the time that the whole study took (of more and more of it), and started again
+with the same command, until the study is complete and equals the first one bit for bit: results.csv, metrics,
+predictions, and parameters of every run. SIGKILL first, then SIGTERM, which must end with exit code 75 or find the
+study complete.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from attn_jax import checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 
 STUDY = [
-    *("experiments/compare_scores.py", "--dataset=synthetic/reverse", "--scores=none,dot", "--seeds=3"),
+    *("experiments/compare_scores.py", "--dataset=synthetic/reverse", "--scores=none,dot", "--seeds=4"),
     *("--hidden_size=16", "--steps=400", "--set=train.eval_every=50", "--set=train.patience=3"),
     *("--set=dropout.embedding=0.1", "--set=dropout.recurrent=0.1", "--checkpoint_every=20"),
 ]
