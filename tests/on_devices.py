@@ -90,17 +90,16 @@ class Setting:
         lowered = trainer._chunk.lower(states, trainer._data, trainer.numbers, trainer.keys, 0, EVERY, ids, rows)
         return lowered.compile()
 
-    def exchanges(self) -> int:
-        """Collectives of the programs that this process compiles for training and for searches."""
+    def exchanges(self, training: jax.stages.Compiled) -> int:
+        """Collectives of the program of a dispatch, and of those of searches."""
         params = self.placement.abstract(jax.eval_shape(self.trainer.start).params, "run")
         batch = self.evaluator.batches("dev")[0]
-        seeds = self.evaluator._seeds
         settings = self.trainer.config.decode
         searches = [
-            self.evaluator._program(each).lower(params, seeds, *batch[1:]).compile().as_text()
+            self.evaluator._program(each).lower(params, self.evaluator._seeds, *batch[1:]).compile().as_text()
             for each in (settings, dataclasses.replace(settings, name="greedy"))
         ]
-        return len(COLLECTIVE.findall("".join([self.compiled().as_text(), *searches])))
+        return len(COLLECTIVE.findall("".join([training.as_text(), *searches])))
 
     def results(self) -> dict[str, np.ndarray]:
         """Everything that comes out of 20 steps."""
@@ -111,7 +110,7 @@ class Setting:
         out |= {f"selected/{name}": value for name, value in fetch(selection.params).items()}
         out |= {f"optimizer/{n}": leaf for n, leaf in enumerate(jax.tree.leaves(fetch(states.optimizer)))}
         out |= {"losses": np.concatenate(losses)[:, :3], "loss": np.array([one.metrics["loss"] for one in tested])}
-        alone = processes.count() == 1
+        program = self.compiled() if processes.count() == 1 else None
         exact = {
             "active": fetch(states.active),
             "failed": fetch(states.failed),
@@ -120,9 +119,9 @@ class Setting:
             "predictions": np.array([one.predictions for one in tested]),
             "greedy": np.array([one.predictions for one in greedily]),
             "devices": np.array(states.params["decoder.output.bias"].sharding.num_devices),
-            "flops": np.array(self.compiled().cost_analysis()["flops"] if alone else 0.0),
-            "exchanges": np.array(self.exchanges() if alone else 0),
-            "aliased": np.array(self.compiled().memory_analysis().alias_size_in_bytes if alone else 0),
+            "flops": np.array(program.cost_analysis()["flops"] if program else 0.0),
+            "exchanges": np.array(self.exchanges(program) if program else 0),
+            "aliased": np.array(program.memory_analysis().alias_size_in_bytes if program else 0),
             "states": np.array(sum(leaf.nbytes for leaf in jax.tree.leaves(fetch(states)))),
         }
         return out | {f"exact/{name}": value for name, value in exact.items()}

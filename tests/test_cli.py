@@ -503,3 +503,12 @@ def test_wrong_tuning(words: str, message: str, sweeps: None) -> None:
     with pytest.raises(UserError) as error:
         cli_choices.tuned(parse(*words.split()))
     assert str(error.value) == message
+
+
+def test_a_loaded_file_that_takes_hold_of_the_devices_is_told_of(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    line = "--load: mine.py had JAX look for its devices, so all cores are one device\n"
+    for content, told in (("import jax", ""), ("import jax; jax.devices()", line)):
+        file.write_text(content)
+        done = run(f"--load={file}", f"--out={tmp_path}/out")
+        assert (done.returncode, done.stderr) == (0, told)
