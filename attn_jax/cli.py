@@ -106,9 +106,9 @@ def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int |
 
 
 def _use_every_core() -> None:
-    from attn_jax import devices, launch  # with JAX, which help does without
+    from attn_jax import devices  # with JAX, which help does without
 
-    spread = devices.spread_over(int(launch.threads()))
+    spread = devices.spread_over_cores()
     if not spread and extensions.LOADED:
         told = ", ".join(extensions.LOADED)
         print(f"--load: {told} had JAX look for its devices, so all cores are one device", file=sys.stderr)

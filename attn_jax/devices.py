@@ -48,16 +48,35 @@ class MeshShape(NamedTuple):
         return cls(**sizes)
 
 
-def spread_over(cores: int) -> bool:
+def available_cores() -> int:
+    """The cores that the system lets this process use."""
+    known = hasattr(os, "sched_getaffinity")
+    return (len(os.sched_getaffinity(0)) if known else os.cpu_count()) or 1
+
+
+def cores() -> int:
+    """The cores that a program is trained with: `NPROC`, or all that are available.
+
+    XLA has as many threads, and a CPU as many devices; their number decides in which order large sums are made. So a
+    program that is trained elsewhere has the same `NPROC`. Raises UserError if `NPROC` is no such number.
+    """
+    said = os.environ.get("NPROC")
+    if said and not (said.isdecimal() and int(said)):
+        raise UserError(f"NPROC={said}: expected a number of cores above 0")
+    return int(said) if said else available_cores()
+
+
+def spread_over_cores() -> bool:
     """Makes every core a device, where JAX computes on CPUs: runs on cores of their own do not wait for each other.
 
     One run has all cores as before. Changes nothing where the environment says how many there are, nor once JAX has
-    looked for its devices; False if only that is why.
+    looked for its devices; False if only that is why. Raises UserError as `cores` does.
     """
+    count = cores()
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
         try:
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:
             return False
     return True
@@ -215,3 +234,9 @@ def visible_gpus() -> list[str]:
         return list(itertools.takewhile(lambda name: name != "-1", names))
     count = len(glob.glob("/dev/nvidia[0-9]*"))
     return [str(number) for number in range(count)]
+
+
+def memory_share(part: float) -> dict[str, str]:
+    """The environment that gives a process a part of a GPU's memory, unless the user's says something of it."""
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    return {} if any(name in os.environ for name in names) else {names[0]: f"{0.9 * part:.3f}"}

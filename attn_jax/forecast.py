@@ -12,7 +12,6 @@ import dataclasses
 import heapq
 import io
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,19 +21,20 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from attn_jax import config as configs
-from attn_jax import devices, launch, results, storage, trackers, tuning
+from attn_jax import devices, ray_tasks, results, storage, trackers, tuning
 from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement
 from attn_jax.errors import UserError
-from attn_jax.launch import Resources
+from attn_jax.planning import Cut, outlined
 from attn_jax.pool import Local
 from attn_jax.progression import Schedule
-from attn_jax.report_data import labels
+from attn_jax.ray_tasks import Resources
+from attn_jax.report_labels import labels
 from attn_jax.results import Output
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
-from attn_jax.study import Corpora, Cut, Members, launching, outlined
+from attn_jax.study import Corpora, Members, launching
 from attn_jax.training import Trainer, batch_loss, steps_of
 
 TIMED_SECONDS = 1.0
@@ -73,7 +73,7 @@ class Room(NamedTuple):
     @classmethod
     def of(cls, where: Local | Resources, mesh: MeshShape | None = None) -> "Room":
         """What there is for programs that are trained there."""
-        cores, gpus = len(launch.cores()) or os.cpu_count() or 1, len(devices.visible_gpus())
+        cores, gpus = devices.available_cores(), len(devices.visible_gpus())
         alone = cls(1, cores, "one program after another")
         if isinstance(where, Local):
             if gpus and where.jobs > 1:
@@ -81,7 +81,7 @@ class Room(NamedTuple):
                 slots = 1 if mesh else min(where.jobs, gpus)
                 return cls(slots, cores, f"{slots} program(s) at a time, one on each of the GPUs")
             slots = where.jobs
-        elif launch.ray_address(where) != launch.LOCAL_RAY:
+        elif ray_tasks.address_of(where) != ray_tasks.LOCAL:
             return alone._replace(
                 told="one program after another; Ray trains as many at a time as the cluster has room for"
             )

@@ -1,27 +1,22 @@
 """Running the programs of a study in other processes than its own: who gets which, and what becomes of it.
 
-A launcher runs jobs somewhere (`pool`: subprocesses of this machine; `Ray`: wherever Ray has room) and tells what
+A launcher runs jobs somewhere (`pool`: subprocesses of this machine; `ray_tasks`: wherever Ray has room) and tells what
 happens to them. Everything else is the same for all: a program whose process died is started again, at most `RETRIES`
-times, and goes on from its checkpoint; results are files, so nothing is carried back. The only file that imports Ray.
+times, and goes on from its checkpoint; results are files, so nothing is carried back.
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
-import jax
-
-from attn_jax import devices
 from attn_jax.errors import UserError
-from attn_jax.interruption import HANDLER, Interrupted, handled
-from attn_jax.jobs import Corpora, Job, Setting, perform
-from attn_jax.progress import Board, Told
+from attn_jax.interruption import HANDLER, Interrupted
+from attn_jax.jobs import Job
+from attn_jax.progress import Board
 
 RETRIES = 3
 """A program is started again so many times after its process died."""
@@ -34,11 +29,6 @@ CHOOSE_SECONDS = 10.0
 
 STOP_SECONDS = 120.0
 """A process that was asked to save and stop is killed after so long."""
-
-LOCAL_RAY = "local"
-"""The address of a Ray of this machine, as long as the study."""
-
-RAY_MISSING = "--launcher=ray: Ray is not installed: python -m pip install ray"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,180 +166,3 @@ class _Dispatch:
             self._look()
         HANDLER.pending = None
         raise Interrupted(number, f"with {self.saved} program(s) saved")
-
-
-def threads() -> str:
-    """What `NPROC` must be where a program is trained elsewhere, so that its numbers are those that it would have here.
-
-    XLA has as many threads, and a CPU as many devices; their number decides in which order large sums are made. Raises
-    UserError if `NPROC` is there already and is no such number.
-    """
-    said = os.environ.get("NPROC")
-    if said and not (said.isdecimal() and int(said)):
-        raise UserError(f"NPROC={said}: expected a number of cores above 0")
-    return said or str(len(cores()) or os.cpu_count() or 1)
-
-
-def cores() -> list[int]:
-    """The cores that this process may use; none where the system does not tell."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def memory_share(part: float) -> dict[str, str]:
-    """The environment that gives a process a part of a GPU's memory, unless the user's says something of it."""
-    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-    return {} if any(name in os.environ for name in names) else {names[0]: f"{0.9 * part:.3f}"}
-
-
-# -- Ray -----------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Resources:
-    """Where Ray is, and what a program needs of it. address: empty: a Ray of this machine, as long as the study.
-
-    gpus: a fraction lets programs share a device, and have that part of its memory.
-    """
-
-    address: str = ""
-    cpus: float = 1.0
-    gpus: float = 0.0
-    tpus: float = 0.0
-
-
-def ray_address(resources: Resources) -> str:
-    """Where Ray is, as the user or the environment says; else LOCAL_RAY."""
-    return resources.address or os.environ.get("RAY_ADDRESS") or LOCAL_RAY
-
-
-class Ray:
-    """Runs jobs as Ray tasks, which start where their resources are free.
-
-    All machines must reach the output directory, the data and the loaded files by the same paths, and have this package
-    installed. Raises UserError if Ray is not installed or cannot be reached.
-    """
-
-    slots = 10_000
-    """Ray queues what it has no room for."""
-
-    def __init__(self, setting: Setting, resources: Resources):
-        try:
-            import ray
-        except ImportError:
-            raise UserError(RAY_MISSING) from None
-        self.ray, self.resources, self.setting = ray, resources, setting
-        self.refs: dict[Any, str] = {}
-        self.stopping = False
-
-    def __enter__(self) -> Self:
-        """Nothing yet: Ray starts with the first job."""
-        return self
-
-    def _begin(self) -> None:
-        from ray.util.queue import Queue
-
-        address = ray_address(self.resources)
-        options = {"address": address, "log_to_driver": True, "configure_logging": False}
-        if address == LOCAL_RAY:
-            options |= {"include_dashboard": False, "num_cpus": len(cores()) or os.cpu_count()}
-        try:
-            with _own_signals():
-                self.ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--ray_address={address}: no Ray can be reached there ({reason})") from None
-        wanted = {"CPU": self.resources.cpus, "GPU": self.resources.gpus, "TPU": self.resources.tpus}
-        machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        if not any(all(machine.get(kind, 0) >= count for kind, count in wanted.items()) for machine in machines):
-            asked = ", ".join(f"{count:g} {kind}" for kind, count in wanted.items() if count)
-            has = "; ".join(", ".join(f"{machine.get(kind, 0):g} {kind}" for kind in wanted) for machine in machines)
-            raise UserError(f"--launcher=ray: no machine has {asked} for a program (there are {has})")
-        self.events = Queue(actor_options={"num_cpus": 0})
-        options = {"num_cpus": self.resources.cpus, "num_gpus": self.resources.gpus or None, "max_retries": 0}
-        if self.resources.tpus:
-            options["resources"] = {"TPU": self.resources.tpus}
-        self.task = self.ray.remote(**options)(_ray_task)
-
-    def start(self, job: Job) -> None:
-        """Hands a job out."""
-        if not self.ray.is_initialized():
-            self._begin()
-        about = {**dataclasses.asdict(self.resources), "threads": threads()}
-        ref = self.task.remote(self.setting.to_json(), job.to_json(), about, self.events)
-        self.refs[ref] = job.program
-
-    def wait(self, seconds: float) -> Iterable[Event]:
-        """What has happened."""
-        ready, _ = self.ray.wait(list(self.refs), num_returns=1, timeout=seconds)
-        # What was told before the end, first.
-        count = self.events.size()
-        found = [Event(program, "told", told) for program, told in self.events.get_nowait_batch(count)] if count else []
-        for ref in ready:
-            found.append(Event(self.refs.pop(ref), *self._outcome(ref)))
-        return found
-
-    def _outcome(self, ref: Any) -> tuple[str, Any]:
-        errors = self.ray.exceptions
-        try:
-            return tuple(self.ray.get(ref))  # type: ignore[return-value]
-        except errors.TaskCancelledError:
-            return "stopped", ""
-        except errors.RayTaskError as error:
-            return "failed", str(error)
-        except errors.RayError as error:
-            reason = str(error).strip().split("\n")[0]
-            return "died", f"its process was lost ({type(error).__name__}: {reason})"
-
-    def stop(self) -> None:
-        """Asks all processes to save and stop."""
-        if not self.stopping:
-            self.stopping = True
-            for ref in self.refs:
-                self.ray.cancel(ref)
-
-    def __exit__(self, *_: object) -> None:
-        if not self.ray.is_initialized():
-            return
-        self.stop()
-        if self.refs:
-            self.ray.wait(list(self.refs), num_returns=len(self.refs), timeout=STOP_SECONDS)
-        self.ray.shutdown()
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Inside, a library may set handlers of signals; at the end ours are back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_ENTERED: dict[str, Corpora] = {}
-"""The data that this process of Ray's has loaded, for the next program of the same study."""
-
-
-def _ray_task(setting: Mapping[str, Any], job: Mapping[str, Any], about: Mapping[str, Any], events: Any) -> list[Any]:
-    """What a process of Ray's does: kind and value of an `Event`."""
-    # Before JAX looks for devices. Ray has chosen the devices, not the number of threads nor the share of memory.
-    os.environ["NPROC"] = about["threads"]
-    devices.spread_over(int(about["threads"]))
-    if 0 < about["gpus"] < 1:
-        os.environ.update(memory_share(about["gpus"]))
-    if not about["gpus"] and not about["tpus"]:
-        jax.config.update("jax_platforms", "cpu")
-    HANDLER.quiet = True
-    with handled():
-        try:
-            key = repr(setting)
-            if key not in _ENTERED:
-                _ENTERED[key] = Setting.from_json(setting).enter()
-            todo = Job.from_json(job)
-            progress = Told(lambda told: events.put_nowait((todo.program, told)))
-            return ["ended", perform(todo, _ENTERED[key], progress)]
-        except UserError as error:
-            return ["mistake", str(error)]
-        except Interrupted as stop:
-            return ["stopped", stop.where]

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from attn_jax import devices
 from attn_jax.jobs import Job, Setting
-from attn_jax.launch import STOP_SECONDS, Event, memory_share, threads
+from attn_jax.launch import STOP_SECONDS, Event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ def device_settings(worker: int, workers: int, gpus: list[str]) -> dict[str, str
         return {}
     settings = {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]}
     together = -(-workers // len(gpus))
-    return settings if together == 1 else settings | memory_share(1 / together)
+    return settings if together == 1 else settings | devices.memory_share(1 / together)
 
 
 class _Process:
@@ -40,7 +40,7 @@ class _Process:
     def __init__(self, settings: dict[str, str], setting: Setting, said: "queue.SimpleQueue[Any]"):
         package = str(Path(__file__).resolve().parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        own = {"NPROC": threads(), **os.environ, **settings}
+        own = {"NPROC": str(devices.cores()), **os.environ, **settings}
         environment = {**own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         reading, writing = os.pipe()
         # Ctrl-C on a terminal goes to the parent alone, which passes it on.

@@ -12,8 +12,9 @@ from attn_jax import config as configs
 from attn_jax import figure_files, plots, report_charts, report_curves, report_maps, report_page
 from attn_jax.curves import Measured
 from attn_jax.errors import UserError
-from attn_jax.report_data import differing, load, show
+from attn_jax.report_data import load
 from attn_jax.report_export import table_md, table_tex
+from attn_jax.report_labels import differing, show
 from attn_jax.report_run import Run
 from attn_jax.report_table import console_table
 from attn_jax.report_tuning import tuning_table

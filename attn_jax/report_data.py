@@ -17,12 +17,10 @@ from attn_jax import effects as grids
 from attn_jax.errors import UserError
 from attn_jax.factors import factors
 from attn_jax.metrics import higher_is_better
+from attn_jax.report_labels import differing, key, labels, mattering, matters, names_of, show, telling
 from attn_jax.report_run import Run
 from attn_jax.storage import read_json
 from attn_jax.tuned import Tried, Tuned
-
-# Values that name themselves; every other field is written field=value in a variant's label.
-_BARE = ("model", "score.name", "cell.name", "encoder.name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +191,7 @@ class Section:
         flats = designs(self.variants)
         paths = telling(flats)
         cells = {
-            tuple(show(flat.get(path)) if _matters(flat, path) else "-" for path in paths): variant.values(
+            tuple(show(flat.get(path)) if matters(flat, path) else "-" for path in paths): variant.values(
                 self.split, self.metric
             )
             for flat, variant in zip(flats, self.variants, strict=True)
@@ -208,7 +206,7 @@ class Section:
         rest = [path for path in differing(flats) if path not in paths]
 
         def levels(*chosen: str) -> int:
-            return len({_key(flat, chosen) for flat in flats})
+            return len({key(flat, chosen) for flat in flats})
 
         together = {
             name: [other for other in rest if levels(path, other) == levels(path)]
@@ -280,17 +278,8 @@ def load(out: Path) -> Study:
 
 def _run(folder: Path) -> Run:
     stored = results.read_run(folder, folder.name)
-    config = _mattering(configs.flatten(stored.config))
+    config = mattering(configs.flatten(stored.config))
     return Run(folder.name, folder, config, stored.fingerprint, stored.result)
-
-
-def _mattering(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: value for path, value in flat.items() if _matters(flat, path)}
-
-
-def _matters(flat: Mapping[str, Any], path: str) -> bool:
-    """Whether a field can matter to the kind of model that a flat configuration names."""
-    return configs.matters(flat.get("model", "recurrent"), path)
 
 
 def _program(path: Path) -> Mapping[str, Any]:
@@ -323,7 +312,7 @@ class _Entry:
             for choice in entry["choices"]
         ]
         tuned = Tuned("", entry["metric"], entry["fields"], tried, entry["chosen"])
-        return cls(_mattering(configs.flatten(entry["variant"])), entry["data"], set(entry["runs"]), tuned)
+        return cls(mattering(configs.flatten(entry["variant"])), entry["data"], set(entry["runs"]), tuned)
 
 
 def _sections(runs: Sequence[Run], now: Mapping[str, str], tuning: Sequence[_Entry]) -> list[Section]:
@@ -395,58 +384,3 @@ def designs(variants: Sequence[Variant]) -> list[Mapping[str, Any]]:
     """
     alike = all(variant.tuned == variants[0].tuned for variant in variants)
     return [variant.described if alike else variant.config for variant in variants]
-
-
-def differing(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The paths, but the seed, at which flat configurations are not all equal, as declared.
-
-    Only those count to whose kind of model the field matters.
-    """
-    paths = dict.fromkeys(path for flat in flats for path in flat if path != "seed")
-    return [path for path in paths if len({json.dumps(flat.get(path)) for flat in flats if _matters(flat, path)}) > 1]
-
-
-def telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The paths that tell variants apart: model, score and cell first, then as declared.
-
-    A field that tells no two variants apart that are not told apart already (a size that goes with another size) is
-    left out.
-    """
-    paths = differing(flats)
-    paths.sort(key=lambda path: _BARE.index(path) if path in _BARE else len(_BARE))
-    chosen: list[str] = []
-    for path in paths:
-        if len({_key(flat, [*chosen, path]) for flat in flats}) > len({_key(flat, chosen) for flat in flats}):
-            chosen.append(path)
-    return chosen
-
-
-def names_of(paths: Sequence[str]) -> list[str]:
-    """The last part of each path, or as much of it as tells it from the others."""
-    short = [path.removesuffix(".name").split(".")[-1] for path in paths]
-    return [
-        path.removesuffix(".name") if short.count(name) > 1 else name for path, name in zip(paths, short, strict=True)
-    ]
-
-
-def labels(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The shortest names that tell variants apart, e.g. "dot, lstm" or "dot, learning_rate=0.01"; see `telling`."""
-    chosen = telling(flats)
-    chosen = chosen or [path for path in ("score.name", "cell.name") if _matters(flats[0], path)] or ["model"]
-    return [
-        ", ".join(
-            show(flat.get(path)) if path in _BARE else f"{name}={show(flat.get(path))}"
-            for path, name in zip(chosen, names_of(chosen), strict=True)
-            if _matters(flat, path)
-        )
-        for flat in flats
-    ]
-
-
-def _key(flat: Mapping[str, Any], paths: Sequence[str]) -> str:
-    return json.dumps([flat.get(path) if _matters(flat, path) else None for path in paths])
-
-
-def show(value: Any) -> str:
-    """A configuration value as it is written on a command line."""
-    return str(value).lower() if isinstance(value, bool) else "-" if value in (None, "") else str(value)

@@ -9,7 +9,8 @@ from typing import Any
 
 from attn_jax import plots, report_charts, report_curves, report_maps, report_table
 from attn_jax.report_charts import Chart
-from attn_jax.report_data import Section, Study, Variant, differing, show
+from attn_jax.report_data import Section, Study, Variant
+from attn_jax.report_labels import differing, show
 from attn_jax.report_maps import Maps
 from attn_jax.report_run import Run
 from attn_jax.report_tuning import tuning_note, tuning_rows

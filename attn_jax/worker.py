@@ -31,14 +31,14 @@ def main(events: str) -> int:
 def _work(out: TextIO) -> int:
     from absl import logging
 
-    from attn_jax import devices, launch
+    from attn_jax import devices
     from attn_jax.errors import UserError
     from attn_jax.interruption import Interrupted
     from attn_jax.jobs import Job, Setting, perform
     from attn_jax.progress import Told
 
     logging.set_verbosity(logging.FATAL)
-    devices.spread_over(int(launch.threads()))
+    devices.spread_over_cores()
     program = ""
 
     def tell(kind: str, value: Any) -> None:

@@ -134,7 +134,7 @@ def main() -> None:
 
 def _variants() -> dict[str, Config]:
     """What is compared, by name. Raises UserError on flags that do not go together and on what is no model."""
-    from attn_jax.report_data import labels
+    from attn_jax.report_labels import labels
     from attn_jax.seq2seq import with_hidden_size
     from attn_jax.sweep import merged
 

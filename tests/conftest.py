@@ -25,6 +25,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["ATTN_JAX_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
+# One device in this process, also where its first test is the command, which makes every core a device.
+jax.devices()
+
 # The programs are tiny.
 jax.config.update("jax_disable_most_optimizations", True)
 

@@ -361,8 +361,10 @@ def test_one_process_decides_for_itself():
     ids=["none", "number", "flag", "late"],
 )
 def test_cores_are_devices_unless_something_else_is_said(environment, before, found):
-    code = f"import jax; from attn_jax.devices import spread_over; {before}; print(spread_over(3), jax.device_count())"
-    plain = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    code = f"import jax; from attn_jax import devices; {before}; print(devices.spread_over_cores(), jax.device_count())"
+    plain = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")} | {
+        "NPROC": "3"
+    }
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=plain | environment, cwd=TESTS.parent, capture_output=True, text=True, check=True)
     assert done.stdout == f"{found}\n"

@@ -8,11 +8,13 @@ import pytest
 import tiny
 
 from attn_jax import config as configs
-from attn_jax import devices, forecast, jobs, launch, program, results, seq2seq, storage, study, tuning
+from attn_jax import devices, forecast, jobs, program, results, seq2seq, storage, study, tuning
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.forecast import Room
-from attn_jax.study import Cut, Local, Resources
+from attn_jax.planning import Cut
+from attn_jax.pool import Local
+from attn_jax.ray_tasks import Resources
 
 BASE = tiny.config(score="none", cell="rnn", bridge="last", train__metric="loss")
 DATA = tiny.dataset()
@@ -168,7 +170,7 @@ def test_a_tuned_study(tmp_path, capsys, programs):
 @pytest.fixture
 def two_cores(monkeypatch):
     """A machine without GPUs, and data that other processes could load."""
-    monkeypatch.setattr(launch, "cores", lambda: [0, 1])
+    monkeypatch.setattr(devices, "available_cores", lambda: 2)
     monkeypatch.setattr(devices, "visible_gpus", list)
     monkeypatch.setattr(jobs.data, "load", lambda *_, **__: DATA)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -220,7 +222,7 @@ def test_programs_beside_others_are_timed_as_they_will_be(tmp_path, monkeypatch)
 
 def test_steps_are_timed_with_the_cores_that_they_keep_busy():
     speed = forecast.timed([BASE], corpora().corpus(BASE))
-    assert 0 < speed.cores < 1.05 * (len(launch.cores()) or 1024)
+    assert 0 < speed.cores < 1.05 * devices.available_cores()
 
 
 def test_what_is_missing_is_told_as_the_study_tells_it(tmp_path, two_cores, monkeypatch):

@@ -4,12 +4,12 @@ import jax
 import pytest
 import tiny
 
-from attn_jax import grouping, study
+from attn_jax import grouping, planning, study
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.grouping import together
+from attn_jax.planning import Cut
 from attn_jax.pool import Local
-from attn_jax.study import Cut
 
 
 def corpora():
@@ -69,7 +69,7 @@ def test_programs_are_cut_so_and_say_why(tmp_path, monkeypatch, asked, programs)
 )
 def test_programs_have_pairs_of_runs_for_pairs_of_cores(runs, asked, programs):
     members = {str(seed): width(8, seed=seed) for seed in range(runs)}
-    plan = list(study._plan(members, {}, set(), Cut(asked)).values())
+    plan = list(planning.plan(members, {}, set(), Cut(asked)).values())
     assert [len(part) for part in plan] == programs
     assert [run_id for part in plan for run_id in part] == list(members)
 
@@ -82,28 +82,28 @@ def test_a_negative_number_of_runs_is_refused(tmp_path):
 
 def test_programs_are_cut_for_a_mesh():
     runs = {str(seed): width(8, seed=seed) for seed in range(20)}
-    plan = study._plan(runs, {}, set(), study.Cut(16, MeshShape(run=4)))
+    plan = planning.plan(runs, {}, set(), Cut(16, MeshShape(run=4)))
     assert sorted(map(len, plan.values())) == [8, 12]
     assert sorted(member for members in plan.values() for member in members) == sorted(runs)
 
 
 def test_shards_agree_whatever_their_machines(monkeypatch):
-    here = study.Cut.of(0, None, Local(), sharded=True)
+    here = Cut.of(0, None, Local(), sharded=True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    there = study.Cut.of(0, None, Local(), sharded=True)
+    there = Cut.of(0, None, Local(), sharded=True)
     for size in (8, 200, 4096):
         assert here.together(width(size)) == there.together(width(size))
     assert here.together(width(4096)).why == "width 4096 in a study in shards"
-    assert study.Cut.of(0, None, Local(), sharded=False).together(width(4096)).runs > 1
+    assert Cut.of(0, None, Local(), sharded=False).together(width(4096)).runs > 1
 
 
 @pytest.mark.parametrize("size", [8, 200, 4096])
 def test_on_a_cpu_shards_have_the_programs_of_the_whole(size):
     runs = {str(seed): width(size, seed=seed) for seed in range(20)}
-    whole = study._plan(runs, {}, set(), study.Cut.of(0, None, Local(), sharded=False))
-    cut = study.Cut.of(0, None, Local(), sharded=True)
+    whole = planning.plan(runs, {}, set(), Cut.of(0, None, Local(), sharded=False))
+    cut = Cut.of(0, None, Local(), sharded=True)
     found = {}
     for index in range(3):
-        mine, part = study._part(runs, study.Shard(index, 3), cut)
-        found |= study._plan(mine, {}, set(), part)
+        mine, part = planning.part(runs, planning.Shard(index, 3), cut)
+        found |= planning.plan(mine, {}, set(), part)
     assert found == whole

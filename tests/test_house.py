@@ -23,9 +23,9 @@ ROOMS = """
     clock progression program jobs
     combinators sweep translator reuse
     signflip stats power_law cost ranking bootstrap factors effects breakdown plots figure_files tuned
-    report_run report_data report_table report_export report_charts report_curves report_maps report_tuning
-    report_page report
-    progress launch pool worker study tuning forecast
+    report_run report_labels report_data report_table report_export report_charts report_curves report_maps
+    report_tuning report_page report
+    progress launch pool worker ray_tasks planning study tuning forecast
     cli_parsers cli_help cli_flags cli_choices cli_study cli
     __init__
 """

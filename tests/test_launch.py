@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from attn_jax import devices, interruption, jobs, launch, pool, results, storage
+from attn_jax import devices, interruption, jobs, launch, pool, ray_tasks, results, storage
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
@@ -276,7 +276,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     done = subprocess.run(command(folder, "alone"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert devices_of(folder / "alone") == {min(2, int(launch.threads()))}
+    assert devices_of(folder / "alone") == {min(2, devices.cores())}
     return folder
 
 
@@ -377,7 +377,7 @@ def test_ray_that_is_stopped_saves(alone):
 def test_without_ray_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed: python -m pip install ray"):
-        launch.Ray(Setting(Source()), launch.Resources())
+        ray_tasks.Ray(Setting(Source()), ray_tasks.Resources())
 
 
 def test_a_quiet_handler_only_notes(capsys):

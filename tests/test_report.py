@@ -14,7 +14,8 @@ from scipy import stats as reference
 from attn_jax import report
 from attn_jax.config import Config, override, to_dict
 from attn_jax.errors import UserError
-from attn_jax.report_data import labels, load
+from attn_jax.report_data import load
+from attn_jax.report_labels import labels
 from attn_jax.report_table import rows, signed
 from attn_jax.storage import read_lines
 

@@ -6,9 +6,11 @@ import shutil
 import pytest
 import tiny
 
-from attn_jax import cli_flags, jobs, report_data, study
+from attn_jax import cli_flags, jobs, planning, report_data, study
 from attn_jax.errors import UserError
-from attn_jax.study import Cut, Local, Resources, Shard
+from attn_jax.planning import Cut, Shard
+from attn_jax.pool import Local
+from attn_jax.ray_tasks import Resources
 
 BASE = tiny.config(**{"score": "none", "cell": "rnn", "train.steps": 4, "dropout.embedding": 0.2})
 
@@ -64,12 +66,12 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
             for seed in range(seeds):
                 member = tiny.changed(variant, {"seed": seed})
                 runs[jobs.configs.run_id(member, corpus.fingerprint)] = member
-        whole = study._plan(runs, {}, set(), Cut(size))
+        whole = planning.plan(runs, {}, set(), Cut(size))
         for count in (2, 3, len(whole) + 1):
             found = {}
             for index in range(count):
-                mine, cut = study._part(runs, Shard(index, count), Cut(size))
-                part = study._plan(mine, {}, set(), cut)
+                mine, cut = planning.part(runs, Shard(index, count), Cut(size))
+                part = planning.plan(mine, {}, set(), cut)
                 assert not found.keys() & part.keys()
                 assert {run_id for members in part.values() for run_id in members} == set(mine)
                 found |= part
@@ -77,7 +79,7 @@ def test_parts_are_disjoint_complete_and_a_function_of_the_study_alone(tmp_path)
                     # Another call has trained a run of the first program: the others stay what they were.
                     first, *others = part.items()
                     rest = {run_id: config for run_id, config in mine.items() if run_id != first[1][0]}
-                    left = study._plan(rest, {}, set(), cut)
+                    left = planning.plan(rest, {}, set(), cut)
                     assert left.items() >= dict(others).items()
                     assert {run_id for members in left.values() for run_id in members} == set(rest)
             assert found == whole
@@ -98,13 +100,13 @@ def test_shards_without_work_are_told_what_gives_them_some(capsys, cells, seeds,
         for variant in tiny.combined(BASE, {"cell": cells})
         for seed in range(seeds)
     }
-    study._part(runs, Shard(0, count), Cut())
+    planning.part(runs, Shard(0, count), Cut())
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert told.endswith(f"are left to other shards{'; ' if hint else ''}{hint}\n")
     found = re.search(r"--runs_per_program=(\d+)", hint)
     for index in range(count if found else 0):
-        mine, _ = study._part(runs, Shard(index, count), Cut(int(found[1])))
+        mine, _ = planning.part(runs, Shard(index, count), Cut(int(found[1])))
         assert mine
         assert "nothing to do" not in capsys.readouterr().err
 

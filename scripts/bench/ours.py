@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from attn_jax import cli, devices, evaluation, grouping, launch, program, results, storage
+from attn_jax import cli, devices, evaluation, grouping, program, results, storage
 from attn_jax import config as configs
 from attn_jax.cells import CELLS
 from attn_jax.config import Config
@@ -273,5 +273,5 @@ KINDS: Mapping[str, Any] = {
 
 if __name__ == "__main__":
     cli.cache_programs()  # where the product keeps them
-    devices.spread_over(int(launch.threads()))  # as the product does
+    devices.spread_over_cores()  # as the product does
     serve(Contestant(KINDS, f"jax {jax.__version__}"))
