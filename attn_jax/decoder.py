@@ -223,7 +223,7 @@ class Decoder(nnx.Module):
         """
         batch, dtype = memory.states.shape[0], memory.states.dtype
         if self.core.attention is None and self.core.feeding == "context":
-            prepared, feed = None, memory.summary[0][:, -1]
+            prepared, feed = None, memory.summary[0][:, -1]  # the last state of the encoder's top layer
         else:
             prepared = None if self.core.attention is None else self.core.attention.prepare(memory)
             feed = jnp.zeros((batch, self.core.fed), dtype)

@@ -229,7 +229,7 @@ def sample(
     """
 
     def draw(prediction: Prediction, step: Array) -> Array:
-        # Probabilities stay the model's: they are not spread anew over what is allowed.
+        # The reported log-probability stays the model's: it is not spread anew over what is allowed.
         now = allowed(prediction.scores.shape[-1], step, min_length)
         scores = jnp.where(now[None], prediction.scores, -jnp.inf)
         drawn = jax.vmap(jax.random.categorical)(

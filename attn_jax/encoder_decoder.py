@@ -34,7 +34,7 @@ class AnyDecoder(Protocol):
 
     def teacher_forced(
         self, inputs: Int[Array, "B T"], memory: Memory, noise: Noise | None = None
-    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T S"]]:
+    ) -> tuple[Float[Array, "B T F"], Float[Array, "B T *N S"]]:
         """Vectors before the output projection, and weights, given the previous symbols of all steps."""
 
 

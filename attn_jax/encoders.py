@@ -28,7 +28,7 @@ def memory_size(config: Config) -> int:
 
 
 class Encoder(nnx.Module):
-    """A stack of recurrent layers in one or both directions over embedded sources or feature frames."""
+    """A stack of recurrent layers in one or both directions over embedded sources."""
 
     def __init__(self, input_size: int, config: Config, *, init: Initializer, dtype: type | None = None):
         self.directions = DIRECTIONS[config.encoder.name]

@@ -191,7 +191,7 @@ class OneHotEmbedding(Embedding):
 class Noise:
     """The dropout masks of one training step.
 
-    rates: dropout rate by site (`embedding`, `layer`, `recurrent`, `readout`, `word`), numbers or traced scalars; a
+    rates: dropout rate by site (fields of section `dropout`), numbers or traced scalars; a
         site that is absent is off.
     """
 

@@ -55,9 +55,9 @@ class Sparsemax(Normalizer):
         threshold = jnp.take_along_axis(tau, jnp.maximum(support - 1, 0), axis=-1)
         chosen = mask & (e > jax.lax.stop_gradient(threshold))
         # Over a fixed support the projection is affine, so its gradient is exact.
-        count = jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), 1)
+        count = jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), 1).astype(scores.dtype)
         mean = jnp.sum(jnp.where(chosen, e, 0), axis=-1, keepdims=True) / count
-        return jnp.where(chosen & some, e - mean + 1 / count, 0)
+        return _or_nan(jnp.where(chosen & some, e - mean + 1 / count, 0), scores, mask)
 
 
 @NORMALIZERS.register
@@ -93,7 +93,13 @@ class Linear(Normalizer):
         total = jnp.sum(positive, axis=-1, keepdims=True)
         count = jnp.sum(mask, axis=-1, keepdims=True)
         uniform = jnp.where(mask, 1 / jnp.maximum(count, 1), 0).astype(scores.dtype)
-        return jnp.where(total > 0, positive / jnp.where(total > 0, total, 1), uniform)
+        return _or_nan(jnp.where(total > 0, positive / jnp.where(total > 0, total, 1), uniform), scores, mask)
+
+
+def _or_nan(weights: Array, scores: Array, mask: Array) -> Array:
+    """The weights, or NaN in a row with a score that is NaN or inf: comparisons make numbers of it, unnoticed."""
+    sound = jnp.all((scores < jnp.inf) | ~mask, axis=-1, keepdims=True)
+    return jnp.where(sound, weights, jnp.nan)
 
 
 def _ranked(scores: Array, mask: Array, factor: float) -> tuple[Array, Array, Array, Array]:

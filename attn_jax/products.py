@@ -13,6 +13,7 @@ as usual.
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -62,16 +63,23 @@ class _Scope:
         return _tapped(spec, dtype, a, w, *self.taps[number])
 
 
-_scopes: list[_Scope] = []
+class _Scopes(threading.local):
+    """The scopes that the traces of a thread are in, the innermost last: JAX traces in several threads at a time."""
+
+    def __init__(self) -> None:
+        self.open: list[_Scope] = []
+
+
+_SCOPES = _Scopes()
 
 
 @contextlib.contextmanager
 def _scoped(scope: _Scope) -> Iterator[_Scope]:
-    _scopes.append(scope)
+    _SCOPES.open.append(scope)
     try:
         yield scope
     finally:
-        _scopes.pop()
+        _SCOPES.open.pop()
 
 
 def rounds(dtype: Any) -> bool:
@@ -118,7 +126,7 @@ def _matrix(x: Array, axes: str, rows: str, columns: str) -> Array:
     """`x` as a matrix of these axes."""
     sizes = dict(zip(axes, x.shape, strict=True))
     shape = math.prod(sizes[axis] for axis in rows), math.prod(sizes[axis] for axis in columns)
-    if axes == columns + rows and x.size >= LARGE and not _scopes:
+    if axes == columns + rows and x.size >= LARGE and not _SCOPES.open:
         return _transposed(x.reshape(shape[::-1]))
     return jnp.transpose(x, [axes.index(axis) for axis in rows + columns]).reshape(shape)
 
@@ -147,8 +155,8 @@ def contract(spec: str, a: Array, w: Array, dtype: Any = None) -> Array:
     `dtype`: of `PRECISIONS`, to what both operands are rounded, also those of the gradients' products; None: to
     nothing. Sums are accumulated in the type of `a`. spec: every axis is an axis of two of `a`, `w` and the result.
     """
-    if _scopes and id(w) in _scopes[-1].index:
-        return _scopes[-1].contract(spec, a, w, dtype)
+    if _SCOPES.open and id(w) in _SCOPES.open[-1].index:
+        return _SCOPES.open[-1].contract(spec, a, w, dtype)
     return _product(spec, dtype, a, w)
 
 

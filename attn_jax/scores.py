@@ -93,9 +93,10 @@ class Score(nnx.Module):
 
         Searches take rows of what is returned, as of `values`: it has a leading batch axis.
         """
-        return self._projected(memory.states)
+        return self.projected(memory.states)
 
-    def _projected(self, states: Array) -> Array:
+    def projected(self, states: Float[Array, "*B S K"]) -> Float[Array, "*B S Q"]:
+        """Memory states, in the query's width if so configured."""
         return states if self.projection is None else project(states, self.projection[...], self.dtype)
 
     def values(self, memory: Memory) -> Float[Array, "B S K"]:
@@ -140,7 +141,7 @@ class Dot(Score):
         return inner_products(query, keys, self.dtype)
 
     def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
-        return jnp.array([query @ m for m in self._projected(memory)])
+        return jnp.array([query @ m for m in self.projected(memory)])
 
 
 @SCORES.register
@@ -154,7 +155,7 @@ class ScaledDot(Score):
         return inner_products(query, keys, self.dtype) / math.sqrt(keys.shape[-1])
 
     def formula(self, query: Array, memory: Array, extra: Extra) -> Array:
-        return jnp.array([query @ m / math.sqrt(query.size) for m in self._projected(memory)])
+        return jnp.array([query @ m / math.sqrt(query.size) for m in self.projected(memory)])
 
 
 @SCORES.register
@@ -335,7 +336,7 @@ class Cosine(Score):
         return x / jnp.sqrt(jnp.maximum(square, self.smallest_norm**2))
 
     def keys(self, memory: Memory) -> Array:
-        return self._unit(self._projected(memory.states))
+        return self._unit(self.projected(memory.states))
 
     def __call__(self, query: Array, keys: Array, extra: Extra) -> Array:
         return inner_products(self._unit(query), keys, self.dtype)
@@ -344,7 +345,7 @@ class Cosine(Score):
         def norm(x: Array) -> Array:
             return jnp.maximum(jnp.linalg.norm(x), self.smallest_norm)
 
-        return jnp.array([query @ m / (norm(query) * norm(m)) for m in self._projected(memory)])
+        return jnp.array([query @ m / (norm(query) * norm(m)) for m in self.projected(memory)])
 
 
 @SCORES.register
@@ -382,7 +383,7 @@ def check_length(limit: int, length: int, where: str) -> None:
     if length > limit:
         raise UserError(
             f"score 'location' tells {limit} source positions apart (score.max_source_length), but {where} has "
-            f"{length}: set score.max_source_length={length} before training"
+            f"{length}: train with --set=score.max_source_length={length}, or without this score"
         )
 
 

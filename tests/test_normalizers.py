@@ -129,3 +129,18 @@ def test_entmax_lies_between_softmax_and_sparsemax():
     largest = [float(NORMALIZERS[name]()(rows, mask).max()) for name in ("softmax", "entmax15", "sparsemax")]
     assert largest == sorted(largest)
     assert largest[0] < largest[2]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_a_row_with_a_score_that_is_no_number_has_no_weights_that_are(name, wrong):
+    e = jnp.array([[wrong, 0.0, 1.0], [wrong, 0.0, 1.0]])
+    weights = np.asarray(NORMALIZERS[name]()(e, jnp.array([[True, True, True], [False, True, True]])))
+    assert np.isnan(weights[0]).any()
+    np.testing.assert_allclose(weights[1].sum(), 1, rtol=1e-6)
+    assert weights[1, 0] == 0
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_weights_have_the_type_of_scores(x64, name):
+    assert NORMALIZERS[name]()(jnp.ones((2, 3), jnp.float32), jnp.ones((2, 3), bool)).dtype == jnp.float32

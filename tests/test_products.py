@@ -1,6 +1,8 @@
 """`products.scan` against `lax.scan`."""
 
+import concurrent.futures
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -238,3 +240,27 @@ def test_the_gradient_of_an_operand_comes_in_its_own_order():
     names = [str(equation.primitive) for equation in jax.make_jaxpr(jax.grad(loss))(jnp.ones((4, 5))).jaxpr.eqns]
     assert "dot_general" in names
     assert names[-1] != "transpose"
+
+
+def test_threads_that_trace_at_once_do_not_see_each_other():
+    """Two threads are inside of their bodies at the same time; each has the gradients that it has alone."""
+    operands, carry, (xs, numbers) = problem()
+    floating, rest = split(operands)
+    floating = {name: np.float32(value) for name, value in floating.items()}
+    given = rest, np.float32(carry), (np.float32(xs), numbers)
+
+    def gradient(meet):
+        def meeting(operands, h, x):
+            meet()
+            return body(operands, h, x)
+
+        def scan(_, *arguments):
+            return products.scan(meeting, *arguments)
+
+        return jax.grad(functools.partial(objective, scan, False))(floating, *given)
+
+    alone, barrier = gradient(lambda: None), threading.Barrier(2)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(gradient, lambda: barrier.wait(60)) for _ in range(2)]
+    for found in both:
+        assert_close(found.result(), alone, rtol=1e-6)
