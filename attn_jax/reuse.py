@@ -12,14 +12,14 @@ from attn_jax import alignment, checkpoint, evaluation, export, provenance, resu
 from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.data.alignments import Link
-from attn_jax.data.corpus import Corpus, encode
+from attn_jax.data.corpus import Corpus, encode, encode_split
 from attn_jax.data.datasets import Dataset
 from attn_jax.data.text import TextCodec
 from attn_jax.errors import UserError, unknown
 from attn_jax.search import with_changes
 from attn_jax.seq2seq import Model, build, canonical, check, check_search
 from attn_jax.shapes import Params
-from attn_jax.training import Trainer
+from attn_jax.training import Trainer, check_sources
 from attn_jax.translator import BATCH, Output, Translator
 
 
@@ -63,14 +63,20 @@ class Run:
         options: dict[str, Any] = {"method": method, "offset": offset, "threshold": threshold}
         return alignment.align(self.model, self.params, self.source, self.target, pairs, **options)
 
-    def evaluate(self, split: str = "test") -> dict[str, float]:
-        """The metrics on a split of the data that the run was fitted to. Raises UserError on an unknown split."""
-        if self.corpus is None:
-            raise UserError("this run was loaded without its data: use attn_jax.load and decode")
-        splits = [name for name in self.corpus.encoded if name != "train"]
+    def evaluate(self, split: str = "test", *, dataset: Dataset | None = None) -> dict[str, float]:
+        """The metrics on a split of a data set, by default of the one that the run was fitted to.
+
+        A run that was loaded has none. Raises UserError on an unknown split, and without data.
+        """
+        data = dataset or (self.corpus.dataset if self.corpus else None)
+        if data is None:
+            raise UserError("this run was loaded without its data: give dataset=attn_jax.load(...)")
+        splits = [name for name in data.splits if name != "train"]
         if split not in splits:
             raise unknown("split", split, splits)
-        evaluator = evaluation.Evaluator(self.model, self.corpus, max_output=self.max_length, seeds=[self.config.seed])
+        corpus = encode_split(data, split, self.source, self.target)
+        check_sources(self.config, corpus)
+        evaluator = evaluation.Evaluator(self.model, corpus, max_output=self.max_length, seeds=[self.config.seed])
         return evaluator({name: value[None] for name, value in self.params.items()}, split)[0].metrics
 
     def export(self, path: str | Path) -> None:
@@ -90,13 +96,16 @@ class Ensemble:
 
     runs: tuple[Run, ...]
 
-    def translator(self, *, seed: int | None = None, **changes: Any) -> Translator:
+    def translator(self, *, n_best: int = 1, seed: int | None = None, **changes: Any) -> Translator:
         """The runs with a search: that of the first one's configuration, some fields of section `decode` changed.
 
-        seed: of samples, by default the first run's. Raises UserError on fields that do not go together.
+        n_best: outputs that a text is to have; for several a beam takes the place of a greedy search. seed: of samples,
+        by default the first run's. Raises UserError on fields that do not go together.
         """
         first = self.runs[0]
         settings = with_changes(first.config.decode, changes)
+        if n_best > 1 and settings.name == "greedy" and "name" not in changes:
+            settings = with_changes(first.config.decode, {**changes, "name": "beam"})
         if seed is not None and settings.name != "sample":
             raise UserError(f"seed={seed}: decode={settings.name} draws nothing; use decode=sample")
         for run in self.runs:
@@ -131,7 +140,7 @@ class Ensemble:
 
         Args:
             texts: sources, in any number and order.
-            n_best: outputs a text, of a beam or samples.
+            n_best: outputs a text, of a beam (which several make of a greedy search) or samples.
             unk_replace: whether each `<unk>` becomes the source symbol with the highest weight (Luong et al. 2015).
             batch_size: texts that are decoded at a time.
             seed: of samples; by default the first run's.
@@ -141,10 +150,9 @@ class Ensemble:
         Raises:
             UserError: a text has no symbols; options that do not go together; `unk_replace` without attention.
         """
-        translator = self.translator(seed=seed, **changes)
-        found = translator(
-            texts, n_best=1 if n_best is None else n_best, unk_replace=unk_replace, batch_size=batch_size
-        )
+        count = 1 if n_best is None else n_best
+        translator = self.translator(n_best=count, seed=seed, **changes)
+        found = translator(texts, n_best=count, unk_replace=unk_replace, batch_size=batch_size)
         return [outputs[0] for outputs in found] if n_best is None else found
 
 
@@ -173,8 +181,11 @@ def fit(config: Config, dataset: Dataset) -> Run:
     """Trains one run to its last step, and keeps the parameters of that step.
 
     There are no evaluations on the way: `train.select`, `train.metric`, `train.eval_every` and `train.patience`, which
-    a study follows, have no effect here, and the dev split is not looked at.
+    a study follows, have no effect here, and the dev split is not looked at. Raises UserError if the configuration
+    describes no model, or does not go with the data.
     """
+    check(config)
+    config = canonical(config)
     corpus = encode(dataset, config)
     trainer = Trainer([config], corpus)
     states, losses = trainer.start(), []
@@ -188,12 +199,14 @@ def fit(config: Config, dataset: Dataset) -> Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """A finished run, OUT/runs/<run id>, as a study left it, without its data.
+    """A finished run, OUT/runs/<run id>, as a study left it, without its data; or one from a file, see `import_run`.
 
     Nothing is written: the directory may be read-only, and a copy may have another name. Raises UserError if files are
     missing or damaged, or if they do not belong together.
     """
     folder = Path(path)
+    if folder.is_file():
+        return import_run(folder)
     if not (folder / "result.json").exists():
         raise UserError(f"{folder}: no finished run there (result.json is missing)")
     stored, vocabulary = results.read_run(folder), storage.read_json(folder / "vocabulary.json")

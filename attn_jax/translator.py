@@ -136,8 +136,10 @@ class Translator:
         weights = np.asarray(found.weights)[: len(ids), ..., : len(source)] if found.weights.shape[-1] else None
         if unk_replace:
             assert weights is not None
-            best = one_row(weights).argmax(axis=1)
-            symbols = [source[j] if i == UNK else s for s, i, j in zip(symbols, ids, best, strict=False)]
+            rows = one_row(weights)
+            # Of a row of zeros, where a window has left the source, there is no highest weight.
+            best = np.where(rows.max(axis=1) > 0, rows.argmax(axis=1), -1)
+            symbols = [source[j] if i == UNK and j >= 0 else s for s, i, j in zip(symbols, ids, best, strict=False)]
         tokens = [*symbols, "</s>"] if ended else symbols
         numbers = float(found.log_probability), float(found.score)
         return Output(self.target.join(symbols), tokens, source, weights, *numbers)

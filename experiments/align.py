@@ -1,8 +1,8 @@
 r"""Word alignments of trained runs, from their attention weights, and their alignment error rate (AER).
 
-    python experiments/align.py --run=out/m30k/runs/2f75f0a7ab62 --gold=bicici --manual_dir=../shared/data
-    python experiments/align.py --run=RUN --source=a.de --target=a.en --gold_links=a.links
-    python experiments/align.py --run=RUN --source=a.de --target=a.en > a.links
+    .venv/bin/python experiments/align.py --run=out/m30k/runs/2f75f0a7ab62 --gold=bicici --manual_dir=DATA
+    .venv/bin/python experiments/align.py --run=RUN --source=a.de --target=a.en --gold_links=a.links
+    .venv/bin/python experiments/align.py --run=RUN --source=a.de --target=a.en > a.links
 
 Every run reads the given targets (forced decoding), and the weights of its steps link target words to source words.
 Links are written as `i-j`: source word i and target word j, from 0; in gold links `ipj` is a possible one. With gold
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from attn_jax import cli, cli_flags, config, stats, storage
-from attn_jax.cli_parsers import Text
+from attn_jax.cli_parsers import Place, Text
 from attn_jax.data import UNK, TextCodec, alignments, builder, reading
 from attn_jax.data.alignments import Aligned, Gold, Link
 from attn_jax.data.sources import Files, read_file
@@ -37,14 +37,16 @@ if TYPE_CHECKING:
     from attn_jax.reuse import Run
 
 _TEXTS: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
-flags.DEFINE_multi(Text("DIR"), _TEXTS, "run", None, "a finished run, OUT/runs/ID; may be repeated", required=True)
+flags.DEFINE_multi(
+    Place("DIR"), _TEXTS, "run", None, "OUT/runs/ID, or an exported file; may be repeated", required=True
+)
 flags.DEFINE_enum("gold", None, [*alignments.SETS], "a published set: alibi (fr and en) or bicici (de and en)")
-flags.DEFINE(Text("DIR"), "manual_dir", None, "directory that holds the folders of the data sets")
-flags.DEFINE(Text("DIR"), "data_dir", None, "where downloads are kept (default: as for a study)")
+flags.DEFINE(Place("DIR"), "manual_dir", None, "directory that holds the folders of the data sets")
+flags.DEFINE(Place("DIR"), "data_dir", None, "where downloads are kept (default: as for a study)")
 flags.DEFINE(Text("LANG"), "source_language", None, "what the runs read, where their data set's name does not tell")
-flags.DEFINE(Text("FILE"), "source", None, "own text, one sentence a line")
-flags.DEFINE(Text("FILE"), "target", None, "its translation, line by line")
-flags.DEFINE(Text("FILE"), "gold_links", None, "its gold links, line by line")
+flags.DEFINE(Place("FILE"), "source", None, "own text, one sentence a line")
+flags.DEFINE(Place("FILE"), "target", None, "its translation, line by line")
+flags.DEFINE(Place("FILE"), "gold_links", None, "its gold links, line by line")
 flags.DEFINE_boolean("lowercase", False, "lower-case the text first")
 flags.DEFINE_enum(
     "method",
@@ -60,7 +62,7 @@ flags.DEFINE_enum(
     "the row of weights that belongs to a target word: of the step that predicts it, or of the one that reads it",
 )
 flags.DEFINE_float("threshold", 0.0, "leave out links of less weight", 0.0, 1.0)
-flags.DEFINE(Text("FILE"), "output", None, "write the links there, one line a pair")
+flags.DEFINE(Place("FILE"), "output", None, "write the links there, one line a pair")
 cli_flags.define_load()
 
 CODES = {"deu": "de", "eng": "en", "fra": "fr"}
@@ -121,7 +123,7 @@ def _given() -> Aligned:
     """The texts to align, with gold links if there are any."""
     options = cli.FLAGS
     if options.gold:
-        place = Path(options.data_dir).expanduser() if options.data_dir else builder.default_data_dir()
+        place = Path(options.data_dir) if options.data_dir else builder.default_data_dir()
         found = alignments.load(options.gold, Files(options.manual_dir, place / "downloads"))
     else:
         sources, targets = (reading.lines(read_file(Path(p)), p) for p in (options.source, options.target))

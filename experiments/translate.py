@@ -1,6 +1,6 @@
 r"""Decode text with a trained run, one sentence a line, or with several runs as an ensemble.
 
-    python experiments/translate.py --run=out/jobs/runs/0123456789ab --beam_size=5 < text.src > text.trg
+    .venv/bin/python experiments/translate.py --run=out/jobs/runs/0123456789ab --beam_size=5 < text.src > text.trg
 
 Searches as the run was tested unless flags say otherwise: --beam_size, --n_best, --length_penalty, --alpha and
 --coverage_penalty make it a beam search, --sample draws. Several --run (of equal vocabularies) average their
@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING
 from absl import flags
 
 from attn_jax import cli, cli_flags, config
-from attn_jax.cli_parsers import Text
+from attn_jax.cli_parsers import Place
 from attn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 NOW = 1 << 16
 """Bytes that are read at a time, at most."""
 
-flags.DEFINE_multi(Text("DIR"), flags.ArgumentSerializer(), "run", None, "OUT/runs/ID; may be repeated", required=True)
-flags.DEFINE(Text("FILE"), "input", None, "source text; standard input without it")
-flags.DEFINE(Text("FILE"), "output", None, "where outputs go; standard output without it")
-flags.DEFINE(Text("FILE"), "weights", None, "write attention weights there, as JSON lines")
+flags.DEFINE_multi(
+    Place("DIR"),
+    flags.ArgumentSerializer(),
+    "run",
+    None,
+    "OUT/runs/ID, or an exported file; may be repeated",
+    required=True,
+)
+flags.DEFINE(Place("FILE"), "input", None, "source text; standard input without it")
+flags.DEFINE(Place("FILE"), "output", None, "where outputs go; standard output without it")
+flags.DEFINE(Place("FILE"), "weights", None, "write attention weights there, as JSON lines")
 flags.DEFINE_integer("beam_size", None, "beam search with so many live hypotheses", 1)
 flags.DEFINE_integer("n_best", None, "outputs a sentence, of a beam or samples", 1)
 flags.DEFINE_enum("length_penalty", None, config.choices("decode.length_penalty"), "length penalty of a beam")
@@ -95,9 +102,7 @@ def loaded() -> "Translator":
     changes = {name: given[name].value for name in CHANGES if given[name].value is not None}
     if given.sample:
         changes["name"] = "sample"
-    elif (given.n_best or 1) > 1 and runs[0].config.decode.name == "greedy" and "temperature" not in changes:
-        changes["name"] = "beam"
-    return reuse.ensemble(runs).translator(seed=given.seed, **changes)
+    return reuse.ensemble(runs).translator(n_best=given.n_best or 1, seed=given.seed, **changes)
 
 
 def lines(file: IO[bytes], name: str) -> Iterator[tuple[int, list[str]]]:

@@ -134,3 +134,19 @@ def test_public_names():
     assert all(getattr(attn_jax, name) is not None for name in attn_jax.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = attn_jax.nothing
+
+
+def test_a_run_from_disk_is_tested_on_any_data(folder, tmp_path):
+    data = tiny.dataset(train=40)
+    stored = json.loads((folder / "result.json").read_text())["metrics"]["test"]
+    run = attn_jax.load_run(folder)
+    assert run.evaluate("test", dataset=data) == pytest.approx(stored, rel=1e-5)
+    right = [(output.source, output.text) for output in run.decode(["a b", "c"])]
+    own = tiny.with_splits(data, mine=[(" ".join(source), text) for source, text in right] + [("a", "b b b b b b")])
+    assert run.evaluate("mine", dataset=own)["exact_match"] == pytest.approx(200 / 3)
+    with pytest.raises(UserError, match="unknown split 'test_2'"):
+        run.evaluate("test_2", dataset=data)
+
+    run.export(tmp_path / "model.safetensors")
+    again = attn_jax.load_run(tmp_path / "model.safetensors")
+    assert again.evaluate("test", dataset=data) == run.evaluate("test", dataset=data)

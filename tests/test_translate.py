@@ -103,7 +103,7 @@ def test_wrong_use_is_told_in_one_line(folders, tmp_path):
         (none, "--unk_replace"): "unk_replace with score=none",
         (run, "--sample", "--beam_size=2"): "decode.beam_size belongs to decode=beam, and the search is sample",
         (run, "--run=nowhere"): "nowhere: no finished run there",
-        ("--beam_size=2",): "--run is missing: OUT/runs/ID; may be repeated\n",
+        ("--beam_size=2",): "--run is missing: OUT/runs/ID, or an exported file; may be repeated\n",
     }
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda flags: call(*flags, text=b"a \xff\n", cwd=tmp_path), wrong))

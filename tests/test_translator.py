@@ -11,7 +11,7 @@ import tiny
 
 from attn_jax import beam_search, decoding, evaluation, reuse
 from attn_jax.data.corpus import encode
-from attn_jax.data.text import PAD, UNK
+from attn_jax.data.text import EOS, PAD, UNK
 from attn_jax.errors import UserError
 from attn_jax.search import keys_of
 from attn_jax.seq2seq import Model
@@ -137,7 +137,7 @@ def test_an_unknown_symbol_becomes_the_source_symbol_with_the_highest_weight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_best": 2}, "n_best=2: a greedy search has one output; use decode=beam or decode=sample"),
+        ({"n_best": 2, "name": "greedy"}, "n_best=2: a greedy search has one output; use decode=beam or decode=sample"),
         ({"n_best": 0}, "n_best=0: must be at least 1"),
         ({"n_best": 4, "beam_size": 3}, "n_best=4 is above decode.beam_size=3"),
         ({"seed": 3}, "seed=3: decode=greedy draws nothing"),
@@ -196,3 +196,19 @@ def test_keys_are_those_of_run_and_example():
     data = np.concatenate([jax.random.key_data(one), jax.random.key_data(other)])
     assert len({row.tobytes() for row in data}) == 8
     np.testing.assert_array_equal(jax.random.key_data(keys_of(np.uint32(3), jnp.array([2]))), data[2:3])
+
+
+def test_several_outputs_of_a_greedy_configuration_are_those_of_a_beam():
+    run = untrained(seed=10, score="general")
+    assert run.config.decode.name == "greedy"
+    many, beam = run.decode(TEXTS, n_best=3), run.decode(TEXTS, n_best=3, name="beam")
+    assert [[o.tokens for o in outputs] for outputs in many] == [[o.tokens for o in outputs] for outputs in beam]
+    assert all(len({tuple(o.tokens) for o in outputs}) == 3 for outputs in many)
+
+
+def test_where_nothing_is_attended_to_an_unknown_symbol_stays():
+    run = untrained(score="general")
+    translator = reuse.ensemble([run]).translator()
+    weights = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    found = decoding.Decoded(np.array([UNK, UNK, EOS]), weights, np.array(0.0), np.array(0.0), np.array(3))
+    assert translator._output("a zz", found, unk_replace=True).tokens == ["zz", "<unk>", "</s>"]

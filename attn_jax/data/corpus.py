@@ -38,10 +38,7 @@ def encode(dataset: Dataset, config: Config) -> Corpus:
     source = TextCodec.train([e.source for e in train], data.source_unit, min_count=data.source_min_count, **options)
     target = TextCodec.train([e.target for e in train], data.target_unit, min_count=data.target_min_count, **options)
 
-    def pairs(examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
-        return [(source.encode(e.source), [*target.encode(e.target), EOS]) for e in examples]
-
-    encoded = {name: pairs(examples) for name, examples in dataset.splits.items()}
+    encoded = {name: _pairs(examples, source, target) for name, examples in dataset.splits.items()}
     longest_source, longest_target = data.max_source_length or np.inf, data.max_target_length or np.inf
     kept = [(s, t) for s, t in encoded["train"] if 0 < len(s) <= longest_source and len(t) - 1 <= longest_target]
     if not kept:
@@ -51,3 +48,12 @@ def encode(dataset: Dataset, config: Config) -> Corpus:
         )
     left_out = len(encoded["train"]) - len(kept)
     return Corpus(dataset, source, target, {**encoded, "train": kept}, left_out)
+
+
+def encode_split(dataset: Dataset, split: str, source: TextCodec, target: TextCodec) -> Corpus:
+    """One split alone, in vocabularies that are there already."""
+    return Corpus(dataset, source, target, {split: _pairs(dataset.splits[split], source, target)}, 0)
+
+
+def _pairs(examples: Sequence[Example], source: TextCodec, target: TextCodec) -> list[tuple[list[int], list[int]]]:
+    return [(source.encode(e.source), [*target.encode(e.target), EOS]) for e in examples]
