@@ -169,7 +169,9 @@ class Loss:
 
     per: Literal["token", "sentence"] = _field("token", "what the summed negative log-likelihood is divided by")
     label_smoothing: float = _field(0.0, "probability mass spread over the vocabulary", traced=True, upper=0.99)
-    coverage: float = _field(0.0, "weight of the coverage loss: attention where earlier steps have been", traced=True)
+    coverage: float = _field(
+        0.0, "weight of the coverage loss, with coverage: attention where earlier steps have been", traced=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +183,9 @@ class Optim:
     beta1: float = _field(0.9, "Adam: decay of the mean", traced=True, upper=0.999999)
     beta2: float = _field(0.999, "Adam: decay of the square", traced=True, upper=0.999999)
     rho: float = _field(0.95, "RMSProp, Adadelta: decay of the square", traced=True, upper=0.999999)
-    epsilon: float = _field(1e-8, "added to the root of the square", traced=True, positive=True)
+    epsilon: float = _field(
+        1e-8, "added to the root of the square, by Adadelta below the root", traced=True, positive=True
+    )
     schedule: Literal["constant", "decay", "halving", "warmup", "cosine"] = _field(
         "constant",
         "decay: times decay_factor each epoch after decay_after; halving: the same with 1/2; warmup: linear growth, "
@@ -435,6 +439,13 @@ def differences(configs: list[Config]) -> list[str]:
     """The paths at which the configurations are not all equal."""
     flats = [flatten(to_dict(config)) for config in configs]
     return [path for path, _, _ in fields() if len({json.dumps(flat[path]) for flat in flats}) > 1]
+
+
+def target_symbols(flat: Mapping[str, Any]) -> str:
+    """What makes the target symbols of a flat configuration, of which losses are means."""
+    unit = flat["data.target_unit"]
+    size = "data.bpe_size" if unit == "bpe" else "data.target_min_count"
+    return f"{unit}, " + ", ".join(f"{path}={flat[path]}" for path in (size, "data.lowercase"))
 
 
 def digest(value: Any, length: int = 12) -> str:

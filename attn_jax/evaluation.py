@@ -18,6 +18,7 @@ from attn_jax.decoding import Decoded
 from attn_jax.devices import Placement, fetch
 from attn_jax.errors import UserError
 from attn_jax.losses import Totals
+from attn_jax.metrics import LOSS_METRICS
 from attn_jax.search import keys_of, search
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Params
@@ -33,9 +34,6 @@ EXAMPLES_PER_BUCKET, MOST_BUCKETS = 1000, 4
 
 COMPANIONS = (("bleu", "chrf"), ("wer", "per"), ("exact_match",))
 """Metrics of output text that are computed together."""
-
-LOSS_METRICS = ("loss", "perplexity", "token_accuracy")
-"""The metrics of teacher forcing."""
 
 
 def output_metrics(corpus: Corpus, selected_by: str = "") -> tuple[str, ...]:

@@ -113,7 +113,7 @@ def of_study(
     log_to: Sequence[str] = (),
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
-    if mesh is not None:
+    if mesh is not None and launcher == Local():
         devices.check(mesh)
     members = Members.of(variants, seeds, corpora, mesh)
     launching(launcher, corpora, mesh)
@@ -136,7 +136,7 @@ def of_tuning(
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""
     tuning.check_seeds(seeds)
-    if mesh is not None:
+    if mesh is not None and launcher == Local():
         devices.check(mesh)
     Members.of(candidates.tried, seeds, corpora, mesh)
     launching(launcher, corpora, mesh)
@@ -176,7 +176,11 @@ class _Teller:
         self.output, self.cut, self.room = output, cut, Room.of(launcher, cut.mesh)
         # A process beside others has one accelerator, or all cores.
         accelerated = launcher.gpus or launcher.tpus if isinstance(launcher, Resources) else devices.visible_gpus()
-        self.mesh = cut.mesh or (MeshShape() if launcher != Local() and accelerated else None)
+        elsewhere = launcher != Local()
+        # A mesh of other machines' devices may be more than there is here.
+        self.strange = elsewhere and cut.mesh is not None and math.prod(cut.mesh) > jax.device_count()
+        mesh = None if self.strange else cut.mesh
+        self.mesh = mesh or (MeshShape() if elsewhere and accelerated else None)
         self.total, self.timed, self.interpolated = 0.0, 0, 0
         self.speeds = _recorded(output)
 
@@ -228,6 +232,7 @@ class _Teller:
         basis = [f"{self.timed} group(s) timed for a moment"] * bool(self.timed)
         basis += [f"{self.interpolated} by their multiplications"] * bool(self.interpolated)
         told = ", ".join(basis) or "by what is timed in the directory"
+        told += ", on the devices that are here and not on the mesh" * (self.strange and self.timed > 0)
         text = f"about {clock(self.total)}, {self.room.told} ({told}; less where runs stop early)"
         print(f"\n{text if self.total else 'nothing to train'}; nothing was written to {self.output.path}")
 
@@ -333,7 +338,7 @@ def _recorded(output: Output) -> dict[str, Speed]:
         place, first = output.program(name) / "timing.json", output.run(members[0]) / "config.json"
         if not (place.exists() and first.exists()):
             continue
-        timing = storage.read_json(place, results.TIMING)
+        timing = results.read_timing(place)
         if timing.get("steps_per_second") and timing.get("compile_seconds") is not None:
             config = configs.from_dict(storage.read_json(first, results.CONFIG))
             seconds = 1 / timing["steps_per_second"] / timing["runs"]

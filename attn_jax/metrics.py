@@ -45,6 +45,9 @@ _HIGHER_IS_BETTER = {
     "perplexity": False,
     "aer": False,
 }
+LOSS_METRICS = ("loss", "perplexity", "token_accuracy")
+"""The metrics of teacher forcing."""
+
 OUTPUT_METRICS = ("exact_match", "bleu", "chrf", "wer", "per")
 """The metrics that `score` computes from output text."""
 

@@ -13,6 +13,7 @@ from attn_jax.config import Config
 from attn_jax.data.corpus import Corpus
 from attn_jax.devices import MeshShape, Placement, fetch
 from attn_jax.evaluation import Evaluator
+from attn_jax.metrics import LOSS_METRICS
 from attn_jax.outcome import Outcome
 from attn_jax.progression import SAVING, Position, Saving, Schedule, Vault
 from attn_jax.results import Log, Output
@@ -21,7 +22,7 @@ from attn_jax.shapes import Array
 from attn_jax.training import Steps, Trainer
 
 ATTENTION_EXAMPLES = 6
-"""Examples of the first test split, or else of dev, whose attention is kept."""
+"""Examples of `test`, or of the first split that there is, whose attention is kept."""
 
 
 class Progress(Protocol):
@@ -88,7 +89,7 @@ def train(
                 selection.note_failures(fetch(now.states.failed))
                 _log_training(logs, going, end, epoch, now.take_reports())
                 if has_dev and schedule.evaluates(end):
-                    searches = metric not in evaluation.LOSS_METRICS
+                    searches = metric not in LOSS_METRICS
                     found = evaluator(now.states.params, "dev", decode=searches, greedily=True)
                     values, going = np.array([one.metrics[metric] for one in found]), selection.going
                     for run, log in _of(logs, going):
@@ -154,8 +155,9 @@ def _log_tests(logs: Mapping[int, Log], outcomes: Sequence[Outcome], steps_per_e
 
 
 def _test(trainer: Trainer, corpus: Corpus, selection: Selection, step: int, evaluator: Evaluator) -> list[Outcome]:
-    """Evaluates the selected parameters of every run on all test splits, if the data have any, then on dev."""
-    splits = sorted((split for split in corpus.encoded if split != "train"), key=lambda split: split == "dev")
+    """Evaluates the selected parameters of every run on `test`, on other test splits, then on dev; what there is."""
+    named = [split for split in corpus.encoded if split != "train"]
+    splits = sorted(named, key=lambda split: (split == "dev", split != "test"))
     found = {split: evaluator(selection.params, split) for split in splits}
     first = next(iter(found))
     chosen = _representative(corpus, first)

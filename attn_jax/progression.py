@@ -188,6 +188,9 @@ class Vault:
         HANDLER.check(f"at step {now.step} of {self.trainer.total_steps} of program {self.folder.name}, which is saved")
 
     def _due(self, step: int) -> bool:
+        if step == self._saved_step:
+            # The same step after an evaluation: what is there would be gone before the new one is written.
+            return False
         if self.saving.every:
             return step // self.saving.every > self._saved_step // self.saving.every
         return time.monotonic() - self._saved_at >= SECONDS

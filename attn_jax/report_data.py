@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attn_jax import bootstrap, curves, metrics, ranking, results, stats, storage
+from attn_jax import bootstrap, curves, metrics, ranking, results, stats
 from attn_jax import config as configs
 from attn_jax import effects as grids
 from attn_jax.errors import UserError
@@ -285,8 +285,7 @@ def _run(folder: Path) -> Run:
 def _program(path: Path) -> Mapping[str, Any]:
     members, place, timing = read_json(path, results.PROGRAM)["members"], path.with_name("timing.json"), None
     if place.exists():
-        timing = read_json(place, results.TIMING)
-        storage.check(timing, {name: kind for name, kind in results.TIMES.items() if name in timing}, str(place))
+        timing = results.read_timing(place)
     return {"members": members, "timing": timing}
 
 

@@ -126,5 +126,5 @@ def _note(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
         )
     if any(row["failed"]["value"] for row in rows):
         note += ". Failed: runs whose loss was not finite, tested with their last good parameters"
-    further = [*report_table.footnotes(rows), report_table.scored_apart(section)]
+    further = [*report_table.footnotes(rows), report_table.scored_apart(section), report_table.symbols_apart(section)]
     return ". ".join([note, *(text[0].upper() + text[1:] for text in further if text)]) + "."

@@ -140,6 +140,7 @@ def _section(study: Study, part: Part, name: str) -> dict[str, Any]:
         "failed": sum(run.failed for run in section.runs),
         "early": _early(section),
         "scored_apart": report_table.scored_apart(section),
+        "symbols_apart": report_table.symbols_apart(section),
         "compared_with": report_table.compared_with(section, rows[0]["label"]),
         "signatures": list(dict.fromkeys(s for r in results for s in r.get("signatures", {}).values())),
         "data": results[0]["dataset"] if results else None,

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from attn_jax import config as configs
 from attn_jax import metrics, results, storage
 from attn_jax.errors import UserError
+from attn_jax.metrics import LOSS_METRICS
 from attn_jax.storage import read_json, read_lines
 
 
@@ -73,7 +75,12 @@ class Run:
         return self._statistics[split, metric]
 
     def scoring(self, metric: str) -> str:
-        """How a metric of output was computed: its signature, but for the version of the library; "" without one."""
+        """How a metric was computed: its signature, but for the version of the library; "" without one.
+
+        Of the metrics of teacher forcing, which are means over target symbols, what those are.
+        """
+        if metric in LOSS_METRICS:
+            return configs.target_symbols(self.config)
         signature = (self.result or {}).get("signatures", {}).get(metric, "")
         return "|".join(part for part in signature.split("|") if not part.startswith("version:"))
 

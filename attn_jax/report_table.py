@@ -49,7 +49,8 @@ def console_table(study: Study, section: Section) -> "Table":
     notes = [f"{len(left_out)} unfinished run(s) left out"] * bool(left_out)
     notes += [f"{len(failed)} run(s) failed, and count with their last good parameters"] * bool(failed)
     notes += [f"{len(early)} run(s) ended by early stopping"] * bool(early)
-    said = [text for text in ("; ".join([*notes, *footnotes(cells)]), scored_apart(section)) if text]
+    said = ["; ".join([*notes, *footnotes(cells)]), scored_apart(section), symbols_apart(section)]
+    said = [text for text in said if text]
     table.caption = Text("\n".join(said)) if said else None
     table.caption_justify = "left"
     return table
@@ -285,6 +286,17 @@ def scored_apart(section: Section) -> str:
     return (
         f"The values of {section.metric} were computed in {len(ways)} ways, which are not comparable: there are no "
         f"differences, tests, ranks or effects across them. {'. '.join(ways)}"
+    )
+
+
+def symbols_apart(section: Section) -> str:
+    """Of variants with different target symbols: that what is a mean over them is not compared; else empty."""
+    kinds = {variant.done[0].scoring("loss") for variant in section.variants if variant.done}
+    if len(kinds) < 2:
+        return ""
+    return (
+        "Loss, perplexity and token accuracy are means over target symbols, which differ between variants: these "
+        "values are not comparable"
     )
 
 

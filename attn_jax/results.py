@@ -141,6 +141,15 @@ def read_run(folder: Path, run_id: str = "") -> Stored:
     return Stored(config, fingerprint, result)
 
 
+def read_timing(path: Path) -> dict[str, Any]:
+    """`timing.json` of a program. Raises UserError if it is damaged."""
+    found = read_json(path, TIMING)
+    check(found, {name: kind for name, kind in TIMES.items() if name in found}, str(path))
+    if found["runs"] < 1:
+        raise UserError(f"{path}: expected 'runs' of at least 1; {AGAIN}")
+    return found
+
+
 def read_study(out: Path) -> dict[str, Any]:
     """`study.json`, what the page tells of the study; nothing without the file. Raises UserError if it is damaged.
 
@@ -160,6 +169,9 @@ def read_study(out: Path) -> dict[str, Any]:
         check(entry, TUNING, f"{path}: tuning")
         for choice in entry["choices"]:
             check(choice, CHOICE, f"{path}: tuning: choices")
+        fields = entry["fields"].keys()
+        if not entry["choices"] or any(choice["values"].keys() != fields for choice in entry["choices"]):
+            raise UserError(f"{path}: tuning: expected 'choices' with a value for each of 'fields'; {AGAIN}")
     return found
 
 

@@ -17,6 +17,9 @@ from attn_jax.errors import UserError
 Kinds = Mapping[str, type | UnionType | GenericAlias]
 """What the values at dotted paths of a JSON object must be, e.g. int, float | None, list[str], dict[str, int]."""
 
+UNFINISHED = ".attn_jax-unfinished"
+"""How the names of files end that are being written."""
+
 AGAIN = "remove it to have it made again, or put it back"
 
 
@@ -39,7 +42,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file so that it appears whole or not at all, its directories made as needed. Raises UserError."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -54,7 +57,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes left half written in a directory in which no other process is at work now."""
-    for path in folder.glob(".*.????????"):  # as `write_text` names them
+    for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
     for path in folder.glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -26,10 +26,10 @@ from attn_jax import (
 from attn_jax.config import Config
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError, unknown
-from attn_jax.evaluation import LOSS_METRICS, max_length
+from attn_jax.evaluation import max_length
 from attn_jax.jobs import Corpora, Job, Setting, Source
 from attn_jax.launch import Launcher
-from attn_jax.metrics import OUTPUT_METRICS
+from attn_jax.metrics import LOSS_METRICS, OUTPUT_METRICS
 from attn_jax.planning import Cut, Shard, Work, following
 from attn_jax.pool import Local, Pool
 from attn_jax.progress import Silent

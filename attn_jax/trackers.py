@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from attn_jax import storage
 from attn_jax.errors import UserError, unknown
 
 
@@ -34,7 +35,8 @@ class Wandb:
         import wandb
 
         self._sent = folder / "wandb.sent"
-        self._count = int(self._sent.read_text()) if self._sent.exists() else 0
+        said = self._sent.read_text() if self._sent.exists() else ""
+        self._count = int(said) if said.isdecimal() else 0
         with _told("wandb"):
             self._run = wandb.init(
                 project=_study(folder),
@@ -53,7 +55,7 @@ class Wandb:
             with _told("wandb"):
                 self._run.log(dict(values), step=step)
             self._count = number
-            self._sent.write_text(str(number))
+            storage.write_text(self._sent, str(number))
 
     def close(self) -> None:
         """Waits until everything is sent, or on disk."""

@@ -10,7 +10,7 @@ choice. The entries of `tuning` in `study.json`, one a variant, say what was tri
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from attn_jax.combinators import grid
 from attn_jax.config import Config
 from attn_jax.devices import MeshShape
 from attn_jax.errors import UserError
+from attn_jax.metrics import LOSS_METRICS
 from attn_jax.progression import SAVING, Saving
 from attn_jax.results import Output
 from attn_jax.seq2seq import canonical, check
@@ -85,6 +86,7 @@ def candidates(
         distinct: dict[Config, dict[str, Any]] = {}
         for choice, row in table:
             check(row[number])
+            _check_symbols(row[number], variant, fields)
             distinct.setdefault(canonical(row[number]), choice)
         key = tuple(distinct)
         dropped += key in found
@@ -96,6 +98,17 @@ def candidates(
             f"--tune: there is nothing to choose: the values of {', '.join(fields)} give every variant once"
         )
     return Candidates(fields, list(found.values()), range(FIRST_SEED, FIRST_SEED + seeds), dropped)
+
+
+def _check_symbols(choice: Config, variant: Config, fields: Iterable[str]) -> None:
+    """Raises UserError where a metric is a mean over target symbols, and a choice has others than the variant."""
+    one, other = (configs.target_symbols(configs.flatten(configs.to_dict(config))) for config in (choice, variant))
+    if one != other and choice.train.metric in LOSS_METRICS:
+        path = next(path for path in fields if path.startswith("data."))
+        raise UserError(
+            f"--tune: {path} changes the target symbols, of which {choice.train.metric} is a mean: its values on dev "
+            "cannot be compared"
+        )
 
 
 def entries(candidates: Candidates, corpora: Corpora, output: Output) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 r"""What a model costs as sequences grow: time and memory of training and greedy decoding, by score, window, model.
 
-    python experiments/cost.py --out=out/cost
+    .venv/bin/python experiments/cost.py --out=out/cost
 
 Question: how do the seconds and bytes of a training step (batch of 16, loss, gradient and optimiser) and of greedy
 decoding grow with the number of symbols, when source and target grow together, and when the source alone does? Every
@@ -50,7 +50,7 @@ import numpy as np
 from absl import flags
 
 from attn_jax import cli, cli_flags, cli_study, config
-from attn_jax.cli_parsers import Integers, Names, Text
+from attn_jax.cli_parsers import Integers, Names, Place
 from attn_jax.combinators import grid
 from attn_jax.config import Config
 from attn_jax.errors import UserError, unknown
@@ -74,7 +74,7 @@ _BYTES = (
     "states, tokens)."
 )
 
-flags.DEFINE(Text("DIR"), "out", None, "output directory; its curves of cost are replaced", required=True)
+flags.DEFINE(Place("DIR"), "out", None, "output directory; its curves of cost are replaced", required=True)
 flags.DEFINE(Names(lambda: config.choices("model")), "models", "recurrent,transformer", "kinds of model")
 for _axis, (_values, _allowed) in AXES.items():
     flags.DEFINE(Names(_allowed), f"{_axis}s", _values, f"recurrent models: these values of {_axis}")
@@ -123,11 +123,12 @@ def main() -> None:
     from attn_jax.results import Output
 
     variants = _variants()
-    out = Output(cli.FLAGS.out).path
-    found = _measured(variants)
-    for one in (_time(found), _memory(found)):
-        curves.write(out, one, study="Cost by length", command=cli_study.command_line())
-    report.build(out)
+    output = Output(cli.FLAGS.out)
+    out, found = output.path, _measured(variants)
+    with output.alone():
+        for one in (_time(found), _memory(found)):
+            curves.write(out, one, study="Cost by length", command=cli_study.command_line())
+        report.build(out)
     print(report.measured_text(out))
     print(out / "report.html")
 

@@ -1,6 +1,6 @@
 """Vanishing gradients: what arrives at a source symbol of the error at an output symbol, by their distance.
 
-    python experiments/vanishing_gradients.py --jobs=2 --out=out/vanishing_gradients
+    .venv/bin/python experiments/vanishing_gradients.py --jobs=2 --out=out/vanishing_gradients
 
 Plain RNN, GRU and LSTM, without attention and with additive attention, learn to reverse sequences of up to 30 symbols.
 The encoder reads one way and its last state is the decoder's first, so that without attention there is one path from
@@ -76,7 +76,9 @@ flags.DEFINE_integer("sentences", 64, "sentences of test that gradients are aver
 
 def main() -> None:
     """Trains what is missing, measures, and prints the tables and the path of the page."""
-    from attn_jax import curves, gradients, report, report_data  # Help must not wait for JAX.
+    # Help must not wait for JAX.
+    from attn_jax import curves, gradients, report, report_data
+    from attn_jax.results import Output
 
     _check(cli_choices.chosen())
     own = product([CONFIGURATION], grid(AXES))
@@ -84,11 +86,15 @@ def main() -> None:
     if out is None or not processes.leads():
         return
     sections = [s for s in report_data.load(out).sections if s.dataset in cli.FLAGS.dataset and not s.earlier]
+    found = []
     for number, section in enumerate(sections, 1):
         name = "gradients" if len(cli.FLAGS.dataset) == 1 else f"gradients-{number}"
-        if (found := measured(name, section, cli_study.corpora())) is not None:
-            curves.write(out, found, command=cli_study.command_line())
-    report.build(out)
+        found.append(measured(name, section, cli_study.corpora()))
+    with Output(out).alone():
+        for one in found:
+            if one is not None:
+                curves.write(out, one, command=cli_study.command_line())
+        report.build(out)
     print(report.measured_text(out), end="")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from attn_jax.data import Dataset, Example, builder, load, sources, ted_hrlr
+from attn_jax.data import Dataset, Example, builder, datasets, load, sources, ted_hrlr
 from attn_jax.errors import UserError
 
 
@@ -430,3 +430,12 @@ def test_ted_without_archive(data_dir: str) -> None:
     text = complaint("ted_hrlr_translate/pt_to_en", data_dir=data_dir)
     assert "could not be downloaded" in text
     assert f"{ted_hrlr.FOLDER}/{ted_hrlr.ARCHIVE} below a directory and give --manual_dir" in text
+
+
+def test_test_lines_that_stand_in_dev_are_told() -> None:
+    pairs = [datasets.pair("a", "b"), datasets.pair("c", "d"), datasets.pair("e", "f")]
+    splits = {"train": pairs[:1], "dev": pairs[1:2], "test": pairs[1:]}
+    assert datasets.overlap_notes(splits) == ("1 of 2 test lines also occur in dev, by which parameters are chosen",)
+    splits["train"] = pairs[2:]
+    assert datasets.overlap_notes(splits)[0] == "1 of 2 test lines also occur in train"
+    assert len(datasets.overlap_notes(splits)) == 2

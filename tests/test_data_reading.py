@@ -103,3 +103,8 @@ def test_last_lines_without_newline_are_kept(manual_dir: Path) -> None:
     data = (manual_dir / "semantic_parsing/geo/geo_anonymous_lambda_test.txt").read_bytes()
     assert not data.endswith(b"\n")
     assert len(reading.lines(data, "geo")) == 280
+
+
+def test_a_column_of_spaces_is_empty() -> None:
+    with pytest.raises(UserError, match=r"t\.tsv:2: column 1 is empty"):
+        reading.columns(b"a\tb\n \tc\n", "t.tsv", 2, "source<TAB>target")

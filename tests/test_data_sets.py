@@ -173,7 +173,7 @@ def test_tatoeba(manual_dir: Path, tmp_path: Path, language: str) -> None:
 
 def test_overlaps_are_told(manual_dir: Path, tmp_path: Path) -> None:
     def note(name: str) -> tuple[str, ...]:
-        return datasets.overlap_note(recipe(name, manual_dir, tmp_path).read())
+        return datasets.overlap_notes(recipe(name, manual_dir, tmp_path).read())
 
     assert note("semantic_parsing/geo") == ("115 of 280 test lines also occur in train",)
     assert note("semantic_parsing/jobs") == ("80 of 140 test lines also occur in train",)

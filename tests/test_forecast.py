@@ -1,7 +1,9 @@
 """A forecast against what the study then does."""
 
+import json
 import re
 import sys
+import types
 
 import jax
 import pytest
@@ -252,3 +254,24 @@ def test_mistakes_are_those_of_the_study(tmp_path):
     file.touch()
     with pytest.raises(UserError, match="file: cannot be written"):
         forecast.of_study([BASE], seeds=[0], out=str(file), corpora=corpora())
+
+
+@pytest.mark.parametrize("change", [{"runs": 0}, {"steps_per_second": "x"}])
+def test_a_damaged_timing_is_one_line(tmp_path, two_cores, change):
+    study.run([BASE], seeds=[0], out=str(tmp_path), corpora=two_cores)
+    (path,) = tmp_path.glob("programs/*/timing.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"timing\.json: expected '(runs|steps_per_second)' of"):
+        forecast.of_study([BASE], seeds=[0, 1], out=str(tmp_path), corpora=two_cores)
+
+
+def test_a_mesh_of_other_machines_is_not_looked_for_here(tmp_path, two_cores, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    count = jax.device_count() + 1
+    options = {"seeds": range(count), "out": str(tmp_path / "out"), "corpora": two_cores, "mesh": MeshShape(count)}
+    with pytest.raises(UserError, match=f"needs {count} devices"):
+        forecast.of_study([BASE], **options)
+    forecast.of_study([BASE], launcher=Resources(), **options)
+    told = capsys.readouterr().out
+    assert f"{count} run(s)" in told
+    assert "on the devices that are here and not on the mesh" in told

@@ -254,3 +254,15 @@ def test_variants_that_were_not_tuned_alike_differ_in_what_was_chosen(tmp_path: 
     dot, general, none = section.variants
     assert section.factors(dot, general) == ["score.name"]
     assert section.factors(dot, none) == ["score.name", "optim.learning_rate"]
+
+
+def test_means_over_other_target_symbols_are_told_of(tmp_path: Path) -> None:
+    for number, changes in enumerate(({"data.target_min_count": 1}, {"data.target_min_count": 5})):
+        for seed in range(2):
+            fake_run(tmp_path / "other", SIZES | changes | {"seed": seed}, 50.0 + number, steps=20)
+            fake_run(tmp_path / "same", SIZES | {"decoder.size": 8 + number, "seed": seed}, 50.0 + number, steps=20)
+    told = "Loss, perplexity and token accuracy are means over target symbols, which differ"
+    for name, count in (("other", 1), ("same", 0)):
+        report.build(tmp_path / name)
+        assert (tmp_path / name / "report.html").read_text("utf-8").count(told) == count
+        assert report.table_text(tmp_path / name).replace("\n", " ").count(told[:40]) == count

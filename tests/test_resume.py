@@ -19,11 +19,12 @@ import pytest
 import tiny
 from tensorboardX.proto import event_pb2
 
-from attn_jax import checkpoint, program, study
+from attn_jax import checkpoint, program, progression, study
 from attn_jax.errors import UserError
 from attn_jax.interruption import HANDLER, Interrupted
 from attn_jax.progress import Console
 from attn_jax.progression import Saving, Schedule
+from attn_jax.storage import UNFINISHED
 
 BASE = tiny.config(
     **{"score": "none", "train.steps": 12, "train.eval_every": 5, "train.patience": 1, "train.metric": "loss"},
@@ -111,9 +112,9 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
     with log.open("a") as file:
         file.write('{"step": 12, "split": "train"}\n{"half a li')
     # So are files that it left half written.
-    (log.parent / ".predictions.test.jsonl.b06rojic").write_text("{")
+    (log.parent / f".predictions.test.jsonl.b06rojic{UNFINISHED}").write_text("{")
     (log.parent / "parameters.orbax-checkpoint-tmp").mkdir()
-    (out / ".results.csv.x_3k2jf0").write_text("run_id,")
+    (out / f".results.csv.x_3k2jf0{UNFINISHED}").write_text("run_id,")
     at_dispatch(1, lambda: HANDLER(signal.SIGTERM, None))
     with pytest.raises(Interrupted) as stop:
         run(out)
@@ -124,7 +125,7 @@ def test_killed_and_stopped_again_and_again(alone, tmp_path, at_dispatch, monkey
     told = capsys.readouterr().err
     assert told.count("goes on from step") >= 2
     assert contents(out) == alone
-    assert not [path for path in out.rglob("*") if "tmp" in path.name or re.fullmatch(r"\..*\.\w{8}", path.name)]
+    assert not [path for path in out.rglob("*") if "tmp" in path.name or path.name.endswith(UNFINISHED)]
     for log in out.glob("runs/*/metrics.jsonl"):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         logged = {
@@ -289,3 +290,16 @@ def test_memory_that_runs_out_names_the_program_and_the_setting(tmp_path):
     )
     assert "Traceback" not in ended.stderr
     assert not list((tmp_path / "out").glob("programs/*/program.json")), "a smaller program may take its runs"
+
+
+def test_a_checkpoint_is_not_replaced_by_one_of_the_same_step(alone, tmp_path, monkeypatch):
+    """However long an evaluation took, the newest checkpoint is not removed before another one is there."""
+    steps, save = [], checkpoint.Checkpoints.save
+    monkeypatch.setattr(progression, "SECONDS", 0.0)
+    monkeypatch.setattr(
+        checkpoint.Checkpoints, "save", lambda self, step, *about: (steps.append(step), save(self, step, *about))
+    )
+    run(tmp_path / "out", Saving())
+    assert len(steps) > 4
+    assert all(a < b for a, b in itertools.pairwise(steps) if b > steps[0])
+    assert contents(tmp_path / "out") == alone

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -387,3 +388,26 @@ def test_dev_is_evaluated_once_an_epoch(tmp_path, train, seen):
     study.run([tiny.changed(BASE, changes)], seeds=[0], out=str(tmp_path), corpora=corpora)
     (result,) = results_of(tmp_path).values()
     assert [line["step"] for line in evaluations(tmp_path, result)] == seen
+
+
+def test_hidden_files_of_the_user_stay(tmp_path):
+    for name in (".env.template", ".notes.markdown"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".cache.20261129").mkdir()
+    left = tmp_path / f".report.html.x{storage.UNFINISHED}"
+    left.write_text("half")
+    with results.Output(tmp_path).alone():
+        assert not left.exists()
+    assert all((tmp_path / name).exists() for name in (".env.template", ".notes.markdown", ".cache.20261129"))
+
+
+def test_attention_is_that_of_the_test_split_however_splits_are_ordered(tmp_path):
+    data = tiny.dataset()
+    first = tiny.with_splits(dataclasses.replace(data, splits={}), newest=[("d d", "d d"), ("d", "d")])
+    data = dataclasses.replace(first, splits={**first.splits, **data.splits})
+    assert next(iter(data.splits)) == "newest"
+    config = tiny.config(score="dot", cell="rnn", bridge="last")
+    study.run([config], seeds=[0], out=str(tmp_path), corpora=study.Corpora(lambda name: data))
+    (path,) = tmp_path.glob("runs/*/attention.json")
+    sources = {" ".join(example["source"]) for example in json.loads(path.read_text())["examples"]}
+    assert sources <= {example.source for example in data.splits["test"]}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,16 @@ print(json.dumps(points))
     assert len(files) == 2, "two processes' parts of one run"
     said = subprocess.run([sys.executable, "-c", found, *files], capture_output=True, text=True, check=True)
     assert sorted(map(tuple, json.loads(said.stdout))) == expected()
+
+
+def test_a_count_that_was_not_written_whole_sends_all_again(tmp_path, monkeypatch):
+    sent = []
+    run = types.SimpleNamespace(log=lambda values, step: sent.append(step), finish=lambda: None)
+    fake = types.SimpleNamespace(init=lambda **_: run, Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    (tmp_path / "wandb.sent").write_text("")
+    tracker = trackers.Wandb(tmp_path, {})
+    tracker.write(1, 10, {"a": 1.0})
+    trackers.Wandb(tmp_path, {}).write(1, 10, {"a": 1.0})
+    assert sent == [10]
+    assert (tmp_path / "wandb.sent").read_text() == "1"

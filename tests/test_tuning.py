@@ -259,3 +259,38 @@ def test_the_last_shard_of_a_common_directory_goes_on(tmp_path, capsys):
     assert "no result yet" not in capsys.readouterr().err.split("chosen on dev")[-1]
     reported = {key for key in results_of(tmp_path) if key[2] not in SEEDS}
     assert reported == {(score, 0.05, seed) for score in ("none", "dot") for seed in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "values", "comparable"),
+    [
+        ({}, "data.target_unit", ["words", "characters"], False),
+        ({}, "data.target_min_count", [1, 2], False),
+        ({}, "data.source_min_count", [1, 2], True),
+        ({"data.target_unit": "bpe"}, "data.bpe_size", [12, 14], False),
+        ({"data.source_unit": "bpe"}, "data.bpe_size", [12, 14], True),
+    ],
+)
+def test_values_a_target_symbol_are_not_compared_between_other_symbols(given, path, values, comparable):
+    def by_loss(changes):
+        return [tiny.changed(one, {"train.metric": "loss", **given, **changes}) for one in described({})]
+
+    corpora = study.Corpora(lambda name: DATA)
+    if comparable:
+        assert len(tuning.candidates(by_loss, {path: values}, corpora, 1).variants[0].choices) == 2
+        return
+    with pytest.raises(UserError, match=f"--tune: {path} changes the target symbols, of which loss is a mean"):
+        tuning.candidates(by_loss, {path: values}, corpora, 1)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda entry: entry.update(choices=[]), lambda entry: entry["choices"][0]["values"].clear()]
+)
+def test_a_study_whose_choices_were_edited_is_told_of(tmp_path, change):
+    tune(tmp_path / "out")
+    path = tmp_path / "out" / "study.json"
+    value = json.loads(path.read_text())
+    change(value["tuning"][0])
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match=r"study\.json: tuning: expected 'choices' with a value for each of 'fields'"):
+        report.load(tmp_path / "out")

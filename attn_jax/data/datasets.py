@@ -97,13 +97,24 @@ def validate(name: str, splits: Mapping[str, Sequence[Example]]) -> None:
                 raise UserError(f"{name}: example {number} of split {split} has an empty {side}; remove the pair")
 
 
-def overlap_note(splits: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
-    """How many test examples, or else test sources, are also in train: nothing to say when there are none."""
-    train, test = splits["train"], splits["test"]
-    seen = {(example.source, example.target) for example in train}
-    pairs = sum(any((e.source, reference) in seen for reference in e.references) for e in test)
-    if pairs:
-        return (f"{pairs} of {len(test)} test lines also occur in train",)
-    sources = {example.source for example in train}
-    shared = sum(example.source in sources for example in test)
-    return (f"{shared} of {len(test)} test sources also occur in train",) if shared else ()
+def overlap_notes(splits: Mapping[str, Sequence[Example]]) -> tuple[str, ...]:
+    """How many test examples, or else test sources, are also in train, and how many test examples in dev.
+
+    Of none there is nothing to say.
+    """
+    train, test, notes = splits["train"], splits["test"], []
+    if pairs := _shared(train, test):
+        notes.append(f"{pairs} of {len(test)} test lines also occur in train")
+    else:
+        sources = {example.source for example in train}
+        if shared := sum(example.source in sources for example in test):
+            notes.append(f"{shared} of {len(test)} test sources also occur in train")
+    if pairs := _shared(splits.get("dev", ()), test):
+        notes.append(f"{pairs} of {len(test)} test lines also occur in dev, by which parameters are chosen")
+    return tuple(notes)
+
+
+def _shared(examples: Sequence[Example], test: Sequence[Example]) -> int:
+    """How many test examples are among others, by one of their references."""
+    seen = {(example.source, example.target) for example in examples}
+    return sum(any((e.source, reference) in seen for reference in e.references) for e in test)

@@ -102,9 +102,9 @@ def load(
 
 
 def described(made: Dataset) -> Dataset:
-    """The data set with a note on a missing dev split and on the overlap of train and test, if any."""
+    """The data set with a note on a missing dev split and on the overlap of test with train and dev, if any."""
     no_dev = () if "dev" in made.splits else ("no dev split: the last parameters of a run are tested",)
-    notes = made.info.notes + no_dev + datasets.overlap_note(made.splits)
+    notes = made.info.notes + no_dev + datasets.overlap_notes(made.splits)
     return dataclasses.replace(made, info=dataclasses.replace(made.info, notes=notes))
 
 

@@ -47,8 +47,9 @@ def columns(data: bytes, path: str, count: int, form: str, *, more: bool = False
         row = line.split("\t")
         if len(row) < count or (len(row) > count and not more):
             raise UserError(f"{path}:{number}: {len(row)} tab-separated columns; expected {form}")
-        if not all(row[:count]):
-            raise UserError(f"{path}:{number}: column {row.index('') + 1} is empty; expected {form}")
+        empty = [column for column, text in enumerate(row[:count], 1) if not text.strip(" ")]
+        if empty:
+            raise UserError(f"{path}:{number}: column {empty[0]} is empty; expected {form}")
         rows.append(row[:count])
     return rows
 
