@@ -6,7 +6,7 @@ From Python::
     config = attn_jax.configure(dataset, {"score": "general", "train.steps": 500})
     run = attn_jax.fit(config, dataset)
     run.evaluate("test")["exact_match"]
-    run.decode(["c a b"])[0].weights
+    run.decode(["03 01 02"])[0].weights
 
 The names below are imported when they are used, so that a command line can tell its help without loading the rest.
 """

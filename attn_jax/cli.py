@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from absl import flags
 from absl import logging as absl_logging
@@ -34,6 +34,9 @@ FLAGS = flags.FLAGS
 
 # What a disk that is full or read-only answers; raised by what has no message of its own, standard output above all.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+# Of a path that the user gave: below a directory that may not be entered, or too long to be one.
+_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--h", "-?", "--helpshort", "-helpshort")
 
@@ -63,9 +66,12 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         except processes.LostError as error:
             print(f"{name}: {error}; the same command, given to all processes, goes on", file=sys.stderr)
             _leave(processes.EXIT_LOST)
-        except Exception:
+        except Exception as error:
             if processes.count() == 1:
                 raise
+            if _of_a_path(error):
+                print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+                _leave(2)
             traceback.print_exc()
             _leave(1)
         sys.stdout.flush()
@@ -76,6 +82,9 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except OSError as error:
+        if _of_a_path(error):
+            print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         if error.errno not in _DISK:
             raise
         place = error.filename or "the output"
@@ -86,6 +95,11 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     if argv is None:
         ignore_termination()
     sys.exit(code)
+
+
+def _of_a_path(error: Exception) -> TypeGuard[OSError]:
+    """Whether the system refuses a path for what the user can mend: it is named in the error."""
+    return isinstance(error, OSError) and error.errno in _PATH and error.filename is not None
 
 
 def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int | None:
@@ -150,7 +164,7 @@ def _load(words: list[str]) -> None:
     for word, following in itertools.pairwise([*words[1:], ""]):
         flag, equals, path = word.partition("=")
         if flag in ("--load", "-load"):
-            extensions.load(path if equals else following)
+            extensions.load(os.path.expanduser(path if equals else following))
 
 
 def _parse(words: list[str]) -> None:

@@ -46,6 +46,11 @@ def overrides(flag_values: flags.FlagValues = FLAGS) -> dict[str, str]:
     return changes
 
 
+def set_by(flag_values: flags.FlagValues = FLAGS) -> dict[str, str]:
+    """Configuration path -> the flag that sets it, as it was given. Raises UserError as `overrides` does."""
+    return {path: f"{flag}={text}" for path, (flag, text) in _settings(flag_values).items() if path != "hidden_size"}
+
+
 def _settings(flag_values: flags.FlagValues) -> dict[str, tuple[str, str]]:
     """Configuration path -> the flag that sets it and the value's text."""
     given: dict[str, tuple[str, str]] = {}

@@ -1,12 +1,13 @@
 """The flags that every study shares, and what those say that set no field of the configuration."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from attn_jax import combinators, processes
-from attn_jax.cli_parsers import Assignment, Datasets, Names, SweepText, Text, split_values
+from attn_jax.cli_parsers import Assignment, Datasets, Names, Place, SweepText, Text, split_values
 from attn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,15 +42,15 @@ def define(
     parser = Datasets((lambda: datasets) if datasets else _dataset_names, closed=bool(datasets))
     flags.DEFINE(parser, "dataset", dataset, "data set, or several", required=dataset is None, flag_values=fv)
     text = "directory that holds the folders of the data sets"
-    flags.DEFINE(Text("DIR"), "manual_dir", None, text, flag_values=fv)
+    flags.DEFINE(Place("DIR"), "manual_dir", None, text, flag_values=fv)
     serializer: flags.ArgumentSerializer[tuple[str, str]] = flags.ArgumentSerializer()
     if not datasets or "parallel_text" in datasets:
         text = "a split of parallel_text: a pair of line-aligned files, or a TSV file; may be repeated"
         flags.DEFINE_multi(Assignment("SPLIT=FILE,FILE"), serializer, "files", None, text, flag_values=fv)
     text = "where prepared data is kept (default: $ATTN_JAX_DATA or ~/.cache/attn_jax/data)"
-    flags.DEFINE(Text("DIR"), "data_dir", None, text, flag_values=fv)
+    flags.DEFINE(Place("DIR"), "data_dir", None, text, flag_values=fv)
     text = "output directory; finished runs in it are kept"
-    flags.DEFINE(Text("DIR"), "out", None, text, required=True, flag_values=fv)
+    flags.DEFINE(Place("DIR"), "out", None, text, required=True, flag_values=fv)
     text = "number of seeds: every variant is trained with the seeds 0 to N-1"
     flags.DEFINE_integer("seeds", seeds, text, 1, flag_values=fv)
     for axis, allowed in axes.items():
@@ -58,7 +59,8 @@ def define(
     flags.DEFINE_integer("steps", None, "optimiser steps, instead of epochs", 1, flag_values=fv)
     flags.DEFINE_float("epochs", None, "passes over the training data, instead of steps", 0, flag_values=fv)
     flags.DEFINE_integer("batch_size", None, "sentence pairs a step", 1, flag_values=fv)
-    flags.DEFINE_integer("hidden_size", None, "units of the decoder; the encoder's follow", 1, flag_values=fv)
+    text = "width of embeddings, decoder and memory, or of a transformer with feed-forward layers of 4 times that"
+    flags.DEFINE_integer("hidden_size", None, text, 1, flag_values=fv)
     flags.DEFINE_float("learning_rate", None, "learning rate", 0, flag_values=fv)
     text = "set any configuration field (--helpconfig lists them); may be repeated"
     flags.DEFINE_multi(Assignment("PATH=VALUE"), serializer, "set", None, text, flag_values=fv)
@@ -86,7 +88,7 @@ def define(
 def define_load(flag_values: flags.FlagValues = FLAGS) -> None:
     """Define `--load`, which `run` obeys before anything else: help and checks know what the files register."""
     text = "Python file that registers scores, cells or other parts of your own; may be repeated"
-    flags.DEFINE_multi(Text("FILE"), flags.ArgumentSerializer(), "load", None, text, flag_values=flag_values)
+    flags.DEFINE_multi(Place("FILE"), flags.ArgumentSerializer(), "load", None, text, flag_values=flag_values)
 
 
 def define_devices(fv: flags.FlagValues = FLAGS) -> None:
@@ -171,7 +173,7 @@ def files(flag_values: flags.FlagValues = FLAGS) -> dict[str, list[str]] | None:
         if split in splits:
             raise UserError(f"--files: the split {split} is given twice")
         try:
-            splits[split] = split_values(text)
+            splits[split] = [os.path.expanduser(path) for path in split_values(text)]
         except ValueError as error:
             raise UserError(f"--files={split}={text}: {error}") from None
     return splits

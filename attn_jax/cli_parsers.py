@@ -1,6 +1,7 @@
 """What stands after the "=" of a flag: parsers for absl. `metavar` and `allowed` are for the help text."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping
 
 from absl import flags
@@ -47,6 +48,14 @@ class Text(flags.ArgumentParser[str]):
         if not argument.strip():
             raise ValueError("must not be empty")
         return argument
+
+
+class Place(Text):
+    """A file or directory; `~` is the user's home, which shells leave after a "=" as it is."""
+
+    def parse(self, argument: str) -> str:
+        """The value that the text stands for. Raises ValueError."""
+        return os.path.expanduser(super().parse(argument))
 
 
 class Names(flags.ArgumentParser[list[str]]):

@@ -21,19 +21,40 @@ if TYPE_CHECKING:
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The command as typed, ready for a shell; the script's path relative to the working directory."""
+    """The command as typed, ready for a shell; interpreter and script relative to the working directory."""
     words = list(sys.argv if argv is None else argv)
-    script = os.path.relpath(words[0])
-    return shlex.join(["python", words[0] if script.startswith("..") else script, *words[1:]])
+    inside = [not os.path.relpath(path).startswith("..") for path in (sys.executable, words[0])]
+    python = os.path.relpath(sys.executable) if inside[0] else "python"
+    return shlex.join([python, os.path.relpath(words[0]) if inside[1] else words[0], *words[1:]])
 
 
 def corpora() -> "Corpora":
-    """Data sets and their encodings, from where the flags say. Raises UserError when one is asked for."""
+    """Data sets and their encodings, from where the flags say.
+
+    Raises UserError on flags that no data set needs, and, when one is asked for, if it is not there.
+    """
     from attn_jax import study  # Help must not wait for JAX.
 
     given: Any = FLAGS
     files = cli_flags.files() if "files" in FLAGS else None
+    if files is not None and "parallel_text" not in given.dataset:
+        raise UserError(f"--files are for parallel_text alone; {', '.join(given.dataset)}: reads its own")
+    if given.manual_dir and given.dataset == ["parallel_text"]:
+        raise UserError("--manual_dir is for data sets with files of their own; for parallel_text give --files alone")
     return study.Corpora(study.Source(given.manual_dir, given.data_dir, files))
+
+
+def _check_effect(variants: "Sequence[Config]") -> None:
+    """Raises UserError on a field that is set and can matter to no variant, as it might be without notice."""
+    from attn_jax import seq2seq  # As above.
+
+    for path, flag in cli_choices.set_by().items():
+        for variant in variants:
+            seq2seq.check(variant)
+            if not seq2seq.idle(variant, path):
+                break
+        else:
+            raise UserError(f"{flag}: has no effect on any variant, beside their other fields")
 
 
 def compare(
@@ -88,9 +109,12 @@ def compare(
         if check is not None:
             for variant in described:
                 check(variant)
+        made.extend(described)
         return described
 
+    made: list[Config] = []
     described: Any = tuning.candidates(variants, tuned, found, given.tune_seeds) if tuned else variants({})
+    _check_effect(made)
     options: dict[str, Any] = {
         "seeds": range(given.seeds),
         "out": given.out,

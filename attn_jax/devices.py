@@ -12,6 +12,7 @@ import glob
 import itertools
 import math
 import os
+import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -226,7 +227,10 @@ def fetch(tree: PyTree[Any]) -> PyTree[np.ndarray]:
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, without asking JAX, which would take hold of them."""
+    """The NVIDIA GPUs that JAX would find for this process, without asking it, which would take hold of them."""
+    platforms = (jax.config.jax_platforms or "cuda").split(",")  # type: ignore[attr-defined]
+    if not {"cuda", "gpu"} & set(platforms) or not _has_cuda():
+        return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         # As CUDA reads it: what follows a name that is none, such as -1, does not count.
@@ -234,6 +238,15 @@ def visible_gpus() -> list[str]:
         return list(itertools.takewhile(lambda name: name != "-1", names))
     count = len(glob.glob("/dev/nvidia[0-9]*"))
     return [str(number) for number in range(count)]
+
+
+def _has_cuda() -> bool:
+    """Whether a plugin of JAX for NVIDIA's GPUs is installed: its packages are found as JAX finds them."""
+    try:
+        import jax_plugins
+    except ImportError:
+        return False
+    return any("cuda" in plugin.name for plugin in pkgutil.iter_modules(jax_plugins.__path__))
 
 
 def memory_share(part: float) -> dict[str, str]:

@@ -31,7 +31,8 @@ from attn_jax.results import Output
 class Source:
     """Where data sets come from, in words that another process understands: the arguments of `data.load`.
 
-    tests: without them a data set has no split but train and dev, and a fingerprint of its own.
+    files are parallel_text's alone, and manual_dir is all others'. tests: without them a data set has no split but
+    train and dev, and a fingerprint of its own.
     """
 
     manual_dir: str | None = None
@@ -41,17 +42,21 @@ class Source:
 
     def __call__(self, name: str) -> data.Dataset:
         """The data set of that name. Raises UserError."""
-        found = data.load(name, manual_dir=self.manual_dir, data_dir=self.data_dir, files=self.files)
+        own = name == "parallel_text"
+        place: dict[str, Any] = {"files": self.files} if own else {"manual_dir": self.manual_dir}
+        found = data.load(name, data_dir=self.data_dir, **place)
         return found if self.tests else without_tests(found)
 
     def absolute(self) -> "Source":
         """The same for a process in another working directory."""
 
-        def one(path: str | None) -> str | None:
-            return path and os.path.abspath(os.path.expanduser(path))
+        def one(path: str) -> str:
+            return os.path.abspath(os.path.expanduser(path))
 
-        files = self.files and {split: [os.path.abspath(path) for path in paths] for split, paths in self.files.items()}
-        return Source(one(self.manual_dir), one(self.data_dir), files, self.tests)
+        listed = {split: [paths] if isinstance(paths, str) else paths for split, paths in (self.files or {}).items()}
+        files = self.files and {split: [one(path) for path in paths] for split, paths in listed.items()}
+        manual_dir, data_dir = (path and one(path) for path in (self.manual_dir, self.data_dir))
+        return Source(manual_dir, data_dir, files, self.tests)
 
 
 def without_tests(whole: data.Dataset) -> data.Dataset:

@@ -75,7 +75,7 @@ class Ray:
                 self.ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--address_of={address}: no Ray can be reached there ({reason})") from None
+            raise UserError(f"--ray_address={address}: no Ray can be reached there ({reason})") from None
         wanted = {"CPU": self.resources.cpus, "GPU": self.resources.gpus, "TPU": self.resources.tpus}
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(all(machine.get(kind, 0) >= count for kind, count in wanted.items()) for machine in machines):

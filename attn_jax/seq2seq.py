@@ -71,7 +71,7 @@ class Model:
 def build(config: Config, source_size: int, target_size: int, dtype: Any = jnp.float32) -> Model:
     """The model of a configuration for vocabularies of the given sizes. Raises UserError on an illegal combination."""
     check(config)
-    return Model(config, source_size, target_size, dtype)
+    return Model(canonical(config), source_size, target_size, dtype)
 
 
 def check(config: Config) -> None:
@@ -120,13 +120,27 @@ def _check_attention(config: Config) -> None:
 def check_search(config: Config) -> None:
     """Raises UserError, naming fields and values, if the model cannot be searched as section `decode` says."""
     decode = config.decode
-    if config.score.name == NONE and decode.name == "beam" and decode.coverage_penalty:
+    attends = config.model != "recurrent" or config.score.name != NONE
+    if not attends and decode.name == "beam" and decode.coverage_penalty:
         raise UserError(
             f"score=none with decode.coverage_penalty={decode.coverage_penalty}: there are no weights to cover "
             "the source with"
         )
     if decode.max_length and decode.min_length > decode.max_length:
         raise UserError(f"decode.min_length={decode.min_length} is above decode.max_length={decode.max_length}")
+
+
+def idle(config: Config, path: str) -> bool:
+    """Whether a field differs from its default, and could as well not, beside the other fields."""
+    default = configs.override(config, {path: configs.get(Config(), path)})
+    if config == default or canonical(config) != canonical(default):
+        return False
+    # Of what is left some say what the default says, in other words.
+    if path == "score.size":
+        return config.score.size != config.decoder.size
+    if path in ("decode.name", "decode.length_penalty"):
+        return config.decode.name != "beam"  # of one hypothesis, or with an exponent of 0
+    return True
 
 
 def canonical(config: Config) -> Config:
@@ -185,7 +199,7 @@ def canonical(config: Config) -> Config:
         "sgd": (),
     }
     for name in ("beta1", "beta2", "rho", "epsilon"):
-        if name not in used[optim.name]:
+        if name not in used.get(optim.name, ()):
             changes[f"optim.{name}"] = getattr(default.optim, name)
     if optim.schedule != "decay":
         changes["optim.decay_factor"] = default.optim.decay_factor

@@ -35,6 +35,8 @@ from attn_jax.scores import NONE, SCORES, check_length
 from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Bool, Float, Int, Params, PyTree
 
+MOST_STEPS = 2**31 - 1
+
 STEPS_PER_BUCKET, MOST_BUCKETS = 400, 16
 """A bucket is worth its seconds of compilation when so many steps are done; and no more than so many are made."""
 
@@ -83,9 +85,9 @@ def batch_loss(
 ) -> tuple[Totals, Float[Array, ""]]:
     """Totals over the target tokens of a batch, and the number of those tokens.
 
-    per: `token` or `sentence`, for means over their number in place of totals. coverage: weight of `losses.coverage` in
-    the loss, or None. forced: where the true previous symbol is the input of a step; elsewhere it is the model's own
-    likeliest symbol. None: everywhere, which is teacher forcing.
+    per: `token` or `sentence`, for means over their number in place of totals. coverage: weight of
+    `losses.repeated_attention` in the loss, or None. forced: where the true previous symbol is the input of a step;
+    elsewhere it is the model's own likeliest symbol. None: everywhere, which is teacher forcing.
     """
     module = model.bind(params)
     memory = module.encode(source, source != PAD, noise)
@@ -118,11 +120,13 @@ def _give_memory_back() -> None:
 
 
 def steps_of(config: Config, steps_per_epoch: float) -> int:
-    """The number of steps of a run. Raises UserError if it is zero."""
-    steps = config.train.steps or math.ceil(config.train.epochs * steps_per_epoch - 1e-6)
-    if steps < 1:
-        raise UserError(f"train.steps={config.train.steps} and train.epochs={config.train.epochs}: nothing to train")
-    return steps
+    """The number of steps of a run. Raises UserError if it is zero, or no number of 32 bits, as programs count them."""
+    given = config.train
+    steps = given.steps or given.epochs * steps_per_epoch - 1e-6
+    if steps > MOST_STEPS or math.ceil(steps) < 1:
+        reason = "nothing to train" if steps < 1 else f"more than {MOST_STEPS} steps"
+        raise UserError(f"train.steps={given.steps} and train.epochs={given.epochs}: {reason}")
+    return math.ceil(steps)
 
 
 def check_sources(config: Config, corpus: Corpus) -> None:

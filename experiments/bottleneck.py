@@ -1,6 +1,6 @@
 r"""Is one vector enough for a long sentence? Quality by source length with and without attention.
 
-    python experiments/bottleneck.py --manual_dir=../shared/data --jobs=2 --out=out/bottleneck
+    .venv/bin/python experiments/bottleneck.py --manual_dir=DATA --jobs=2 --out=out/bottleneck
 
 Without attention all that the decoder has of the source is its first state. Bahdanau et al. (2015, figure 2) found BLEU
 to fall with the length of the source then, and to stay with attention. Two data sets: sequences of 3 to 30 symbols to

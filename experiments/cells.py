@@ -1,6 +1,6 @@
 r"""Which cell, and does attention make up for a weak one? Every cell with and without attention.
 
-    python experiments/cells.py --manual_dir=../shared/data --jobs=2 --out=out/cells
+    .venv/bin/python experiments/cells.py --manual_dir=DATA --jobs=2 --out=out/cells
 
 LSTM (Hochreiter and Schmidhuber 1997), with layer normalisation (Ba et al. 2016), GRU with the reset gate before or
 after the product (Cho et al. 2014; the form that cuDNN computes), and the plain tanh RNN (Elman 1990), on sequences to

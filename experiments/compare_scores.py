@@ -1,6 +1,6 @@
 r"""Compare scoring functions (and any other choice) on a data set over several seeds.
 
-    python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=../shared/data \
+    .venv/bin/python experiments/compare_scores.py --dataset=semantic_parsing/jobs --manual_dir=DATA \
         --scores=none,dot --cells=lstm --seeds=10 --out=out/jobs
 
 Starts from the data set's recommended configuration, and compares all scores unless --scores or --set=score=... names

@@ -1,6 +1,6 @@
 """Dong and Lapata (2016), "Language to logical form with neural attention": GEO and JOBS with and without attention.
 
-    python experiments/dong_lapata_2016.py --dataset=jobs --manual_dir=../shared/data --seeds=10 --out=out/dl16
+    .venv/bin/python experiments/dong_lapata_2016.py --dataset=jobs --manual_dir=DATA --seeds=10 --out=out/dl16
 
 The configuration of the released code: one-layer unidirectional LSTM of 150 over the reversed source, embeddings of
 150, unscaled dot score, tanh(W [c; h]), no input feeding, RMSProp 0.01 with decay per epoch after epoch 5, batches of

@@ -1,6 +1,6 @@
 r"""Lake and Baroni (2018), "Generalization without systematicity": recurrent networks on SCAN.
 
-    python experiments/lake_baroni_2018.py --dataset=length --seeds=5 --out=out/lb18
+    .venv/bin/python experiments/lake_baroni_2018.py --dataset=length --seeds=5 --out=out/lb18
 
 The configuration with the best mean over all of their experiments, an LSTM of two layers of 200 without attention and
 dropout 0.5, on one split; on `simple` also the plain tanh RNN of the same size without and with attention, the sharpest

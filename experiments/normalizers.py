@@ -1,9 +1,9 @@
 r"""Does attention have to reach everywhere? Softmax, sparsemax, 1.5-entmax and raw scores on inflection.
 
-    python experiments/normalizers.py --manual_dir=../shared/data --jobs=2 --out=out/normalizers
+    .venv/bin/python experiments/normalizers.py --manual_dir=DATA --jobs=2 --out=out/normalizers
 
 Softmax gives every source symbol some weight; sparsemax (Martins and Astudillo 2016) and 1.5-entmax (Peters et al.
-2019) give most of them none; `linear` takes the scores as they are, so that weights have any sign and sum. Each with a
+2019) give most of them none; `linear` divides the positive ones by their sum, without an exponential. Each with a
 score of products (general) and one of tanh (additive), on Turkish of CoNLL-SIGMORPHON 2017 with 1,000 examples
 (Cotterell et al. 2017).
 

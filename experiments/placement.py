@@ -1,6 +1,6 @@
 r"""When should attention act? Placement x input feeding x combination on inflection.
 
-    python experiments/placement.py --manual_dir=../shared/data --jobs=2 --out=out/placement
+    .venv/bin/python experiments/placement.py --manual_dir=DATA --jobs=2 --out=out/placement
 
 Attention acts after the recurrent cells (Luong et al. 2015), before them on the last state (Bahdanau et al. 2015), or
 between the two cells of a conditional layer (Nematus, Sennrich et al. 2017). After the cells the context reaches the

@@ -1,6 +1,6 @@
 r"""Does the scoring function matter for pronunciations? Scores x cells x placements x input feeding (SIGMORPHON 2020).
 
-    python experiments/sigmorphon_2020_g2p.py --dataset=kor,ady --manual_dir=../shared/data --jobs=2 --out=out/g2p
+    .venv/bin/python experiments/sigmorphon_2020_g2p.py --dataset=kor,ady --manual_dir=DATA --jobs=2 --out=out/g2p
 
 Task 1 of SIGMORPHON 2020 (Gorman et al.): from 3,600 words of a language and their pronunciations to those of 450 other
 words; the metric is the word error rate (WER), the percentage of words with an error. The table has the WER of the

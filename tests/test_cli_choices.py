@@ -262,3 +262,11 @@ def test_wrong_tuning(words: str, message: str, sweeps: None) -> None:
     with pytest.raises(UserError) as error:
         cli_choices.tuned(parse(*words.split()))
     assert str(error.value) == message
+
+
+def test_the_home_directory_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of")
+    given = parse("--manual_dir=~/data", "--data_dir=~/kept", "--files=train=~/a,b", "--load=~/mine.py", "--out=~/out")
+    assert (given.manual_dir, given.data_dir, given.out) == ("/home/of/data", "/home/of/kept", "/home/of/out")
+    assert cli_flags.files(given) == {"train": ["/home/of/a", "b"]}
+    assert given.load == ["/home/of/mine.py"]

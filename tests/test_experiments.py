@@ -36,10 +36,17 @@ WRONG = {
     "broken UTF-8": ([TEXT, "--files=train=good.src,broken.trg", GOOD], "broken.trg:2:"),
     "missing directory": (["--dataset=semantic_parsing/jobs", "--manual_dir=nowhere"], "nowhere: no such directory"),
     "missing file": ([TEXT, "--files=train=good.src,none.trg", GOOD], "none.trg"),
+    "files of a set of its own": ([COPY, GOOD], "--files are for parallel_text alone; synthetic/copy"),
+    "a field that nothing uses": (
+        [COPY, "--scores=dot,none", "--set=decode.beam_size=10"],
+        "--set=decode.beam_size=10: has no effect on any variant",
+    ),
+    "a field of another schedule": ([COPY, "--set=optim.decay_factor=0.5"], "--set=optim.decay_factor=0.5: has no"),
+    "endless": ([COPY, "--epochs=1e308"], "train.epochs=1e+308: more than 2147483647 steps"),
     "unknown field": ([COPY, "--set=optim.learning_rat=1"], "did you mean optim.learning_rate?"),
     "wrong type": ([COPY, "--set=train.batch_size=many"], "train.batch_size='many': expected an integer"),
     "empty split": ([TEXT, "--files=train=good.src,empty.trg", GOOD], "empty.trg: the file is empty"),
-    "directory of own files": ([TEXT, "--manual_dir=.", GOOD], "parallel_text: manual_dir is for the data sets with"),
+    "directory of own files": ([TEXT, "--manual_dir=.", GOOD], "--manual_dir is for data sets with files of their own"),
     "no dev split": (
         [TEXT, "--files=train=good.src,good.trg", GOOD, "--set=train.patience=2"],
         "train.patience=2: parallel_text has no dev split",

@@ -18,8 +18,8 @@ ROOMS = """
     scan_outputs products layers scores normalizers windows attention cells recurrence
     encoders bridges combines readouts encoder_decoder decoder transformer seq2seq
     data losses gradients metrics decoding beam_search search alignment
-    processes devices grouping optimizers training evaluation checkpoint events trackers
-    provenance storage results curves export selection outcome
+    processes devices grouping optimizers training evaluation checkpoint events
+    provenance storage trackers results curves export selection outcome
     clock progression program jobs
     combinators sweep translator reuse
     signflip stats power_law cost ranking bootstrap factors effects breakdown plots figure_files tuned

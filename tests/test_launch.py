@@ -1,13 +1,16 @@
 """Programs that are trained in other processes: who gets which, and what becomes of those that die or are stopped."""
 
+import importlib.metadata
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import jax
 import pytest
 import tiny
 
@@ -128,10 +131,10 @@ def test_a_job_and_its_setting_survive_json(tmp_path, monkeypatch):
     assert again == Job(str(tmp_path / "out"), todo.members, todo.saving, todo.mesh, todo.log_to)
     assert again.program == todo.program
 
-    corpora = jobs.Corpora(Source("data", "~/cache", {"train": ["a", "b"]}))
+    corpora = jobs.Corpora(Source("data", "~/cache", {"train": ["a", "~/b"]}))
     setting = Setting.from_json(json.loads(json.dumps(Setting.here(corpora).to_json())))
     home = os.path.expanduser("~")
-    files = {"train": [f"{tmp_path}/a", f"{tmp_path}/b"]}
+    files = {"train": [f"{tmp_path}/a", f"{home}/b"]}
     assert setting.source == Source(f"{tmp_path}/data", f"{home}/cache", files)
     tuning = Setting.from_json(json.loads(json.dumps(Setting.here(corpora.without_tests()).to_json())))
     assert tuning.source == Source(f"{tmp_path}/data", f"{home}/cache", files, tests=False)
@@ -150,7 +153,33 @@ def test_data_without_tests_is_the_same_however_it_was_made(tmp_path):
     assert jobs.Corpora(lambda name: whole).without_tests().dataset(name) == alone
 
 
-def test_shares_of_gpus(monkeypatch):
+@pytest.fixture
+def with_cuda(monkeypatch):
+    """As where JAX has its plugin for NVIDIA's GPUs."""
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", None)
+    monkeypatch.setattr(devices, "_has_cuda", lambda: True)
+    yield
+    jax.config.update("jax_platforms", before)
+
+
+def test_gpus_that_jax_would_not_find_do_not_count(with_cuda, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for platforms, found in ((None, 2), ("cuda,cpu", 2), ("gpu", 2), ("cpu", 0), ("tpu,cpu", 0)):
+        jax.config.update("jax_platforms", platforms)
+        assert len(devices.visible_gpus()) == found
+    jax.config.update("jax_platforms", None)
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    plugins = {line.split("==")[0] for line in metadata_names() if line.startswith("jax-cuda")}
+    assert bool(devices.visible_gpus()) == bool(plugins)
+
+
+def metadata_names():
+    return [distribution.metadata["Name"] for distribution in importlib.metadata.distributions()]
+
+
+def test_shares_of_gpus(with_cuda, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
     assert devices.visible_gpus() == ["3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -386,3 +415,28 @@ def test_a_quiet_handler_only_notes(capsys):
     with pytest.raises(Interrupted), handler.deferred():
         handler(signal.SIGTERM, None)
     assert capsys.readouterr().err == ""
+
+
+def test_own_text_and_other_data_have_their_own_places(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("x y\n")
+    files = {"train": [f"{tmp_path}/a", f"{tmp_path}/b"], "test": [f"{tmp_path}/a", f"{tmp_path}/b"]}
+    source = Source(str(tmp_path), str(tmp_path / "data"), files)
+    assert source("parallel_text").splits["test"][0].source == "x y"
+    assert len(source("synthetic/copy?examples=20&test_examples=5").splits["test"]) == 5
+
+
+def test_a_ray_that_cannot_be_reached_is_one_line(monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("nobody\nthere")
+
+    ray = types.ModuleType("ray")
+    ray.init, ray.is_initialized = refuse, lambda: False
+    queues = types.ModuleType("ray.util.queue")
+    queues.Queue = None
+    for name, module in {"ray": ray, "ray.util": types.ModuleType("ray.util"), "ray.util.queue": queues}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    launcher = ray_tasks.Ray(Setting(Source()), ray_tasks.Resources("nohost:1"))
+    with pytest.raises(UserError) as told:
+        launcher.start(job("a"))
+    assert str(told.value) == "--ray_address=nohost:1: no Ray can be reached there (nobody there)"

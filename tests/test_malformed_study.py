@@ -388,3 +388,27 @@ def test_what_cannot_be_replaced_is_named(
     assert command(*words, f"--out={out}").complaint == message
     assert contents(out / "runs") == before
     assert not list(out.glob(f".{name}.*"))
+
+
+CLOSED = {
+    "data": ("compare_scores", "--dataset=semantic_parsing/jobs", "--manual_dir=closed/data", "--out=out"),
+    "prepared data": ("compare_scores", "--dataset=synthetic/copy", "--data_dir=closed/data", "--out=out"),
+    "output": ("compare_scores", "--dataset=synthetic/copy", "--out=closed/out", "--dry_run"),
+    "run": ("translate", "--run=closed/run"),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_a_path_below_a_directory_that_may_not_be_entered_is_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    monkeypatch.chdir(tmp_path)
+    script, *flags = CLOSED[case]
+    process = alone(str(SCRIPT.with_name(f"{script}.py")), *flags, ATTN_JAX_DATA=str(tmp_path / "prepared"))
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith(f"{script}: ")
+    assert "closed/" in process.stderr
+    assert "Permission denied" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

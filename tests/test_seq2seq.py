@@ -11,7 +11,7 @@ from attn_jax import config as configs
 from attn_jax.config import Config
 from attn_jax.errors import UserError
 from attn_jax.scores import SCORES
-from attn_jax.seq2seq import build, canonical, check, with_hidden_size
+from attn_jax.seq2seq import build, canonical, check, idle, with_hidden_size
 from attn_jax.training import batch_loss
 
 SOURCES = [[4, 5, 6, 7], [8], [5, 5, 4]]
@@ -305,3 +305,50 @@ def test_loops_may_be_unrolled_and_computed_again(feeding):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
     assert "unroll=2" in loops
     assert loops.count("length=3") >= 4, "segments of encoder and decoder, forwards and backwards"
+
+
+BEAM = {"decode.name": "beam"}
+
+
+@pytest.mark.parametrize(
+    ("context", "path", "value", "expected"),
+    [
+        ({}, "decode.beam_size", 10, True),
+        (BEAM, "decode.beam_size", 10, False),
+        (BEAM, "decode.beam_size", 1, False),
+        ({"decode.beam_size": 1}, "decode.name", "beam", False),
+        (BEAM | {"decode.alpha": 1.0}, "decode.length_penalty", "power", False),
+        (BEAM | {"decode.alpha": 0.0}, "decode.length_penalty", "gnmt", False),
+        (BEAM | {"decode.length_penalty": "power"}, "decode.alpha", 1.0, False),
+        (BEAM | {"decode.length_penalty": "gnmt"}, "decode.alpha", 0.0, False),
+        (BEAM, "decode.alpha", 1.0, True),
+        ({}, "decode.length_penalty", "gnmt", True),
+        ({"score": "additive", "decoder.size": 32}, "score.size", 32, False),
+        ({"score": "additive"}, "score.size", 33, False),
+        ({"score": "dot"}, "score.size", 33, True),
+        ({"score": "none"}, "normalizer", "sparsemax", True),
+        ({}, "optim.decay_factor", 0.5, True),
+        ({"optim.schedule": "decay"}, "optim.decay_factor", 0.5, False),
+        ({"data.source_unit": "bpe"}, "data.bpe_size", 100, False),
+        ({}, "data.bpe_size", 100, True),
+        ({}, "optim.learning_rate", 1e-3, False),
+        ({"score": "additive"}, "loss.coverage", 1.0, True),
+        ({"model": "transformer"}, "cell.name", "gru", True),
+        ({}, "transformer.size", 64, True),
+        ({}, "train.epochs", 3.0, False),
+        ({"train.steps": 9}, "train.epochs", 3.0, True),
+    ],
+)
+def test_a_value_is_idle_if_the_default_would_do_the_same(context, path, value, expected):
+    assert idle(configs.override(Config(), {**context, path: value}), path) == expected
+
+
+def test_a_field_that_cannot_matter_does_nothing():
+    """Coverage without attention, and a score beside a transformer."""
+    silent = configs.override(with_hidden_size(Config(), 6), {"score": "none", "coverage": True})
+    model = build(silent, 9, 9)
+    params = model.init(jax.random.key(0))
+    loss = batch_loss(model, params, reference.padded(SOURCES), reference.padded(TARGETS))[0].loss
+    assert np.isfinite(float(loss))
+    changes = {"model": "transformer", "score": "none", "decode": "beam", "decode.coverage_penalty": 0.2}
+    check(configs.override(Config(), changes))

@@ -3,6 +3,7 @@
 import csv
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ class Distance(Score):
         return 2 * products - lengths - jnp.sum(query**2, axis=-1, keepdims=True)
 
     def formula(self, query, memory, extra):
-        return jnp.array([-jnp.sum((query - m) ** 2) for m in self._projected(memory)])
+        return jnp.array([-jnp.sum((query - m) ** 2) for m in self.projected(memory)])
 
 
 FILE = f"""
@@ -120,3 +121,17 @@ def test_study_and_table(tmp_path):
     assert any("toy_distance" in line for line in table)
     assert table[-1] == "out/report.html"
     assert "toy_distance" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_score_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(extensions, "LOADED", {})
+    monkeypatch.setattr(extensions, "PATHS", [])
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    file = tmp_path / "my_scores.py"
+    file.write_text(next(block for block in blocks if "SCORES.register" in block))
+    extensions.load(str(file))
+    try:
+        test_scores.check_score("distance")
+    finally:
+        SCORES.remove("distance")

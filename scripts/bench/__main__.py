@@ -1,6 +1,6 @@
 """Measures this package against PyTorch and joeynmt on this machine, and prints a table of ratios.
 
-    scripts/benchmark --manual_dir=../shared/data --rows='train/medium/words' --repetitions=7
+    scripts/benchmark --manual_dir=DATA --rows='train/medium/words' --repetitions=7
 
 All contestants of a row are live processes on the same cores; repetitions go round them (A B C A B C ...), so that
 whatever else the machine does hits all alike. The table has medians and quartiles, of ratios by repetition, too. Peers
