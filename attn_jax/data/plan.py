@@ -20,6 +20,7 @@ class Plan:
         self.steps_per_epoch = float(self.sizes.sum() / batch_size)
         self._order = functools.lru_cache(maxsize=4 * len(sizes) * 64)(self._shuffled)
         self._epoch = functools.lru_cache(maxsize=4)(self._shuffled_epoch)
+        self._batches = functools.lru_cache(maxsize=4)(self._numbered)
 
     def _before(self, epoch: int) -> np.ndarray:
         """Batches of each bucket in all epochs before this one."""
@@ -52,17 +53,32 @@ class Plan:
 
     def indices(self, seed: int, start: int, count: int) -> np.ndarray:
         """The examples of each step, as positions in its bucket: [count, batch_size] int32."""
-        rows, ids = [], self.buckets(start, count)
-        for step, bucket in zip(range(start, start + count), ids, strict=True):
-            size = int(self.sizes[bucket])
+        rows = []
+        for step, (bucket, number) in enumerate(self._batches(start, count), start):
             if self.replacement:
+                size = int(self.sizes[bucket])
                 rows.append(np.random.default_rng([_unsigned(seed), step]).integers(size, size=self.batch_size))
-                continue
-            epoch, place = self._locate(step)
-            number = int(self._before(epoch)[bucket] + (self._epoch(epoch)[:place] == bucket).sum())
-            at = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
-            rows.append(np.array([self._order(seed, int(bucket), int(i // size))[i % size] for i in at]))
+            else:
+                rows.append(self._batch(seed, bucket, number * self.batch_size))
         return np.array(rows, np.int32).reshape(count, self.batch_size)
+
+    def _numbered(self, start: int, count: int) -> list[tuple[int, int]]:
+        """The bucket of each step, and the number of its batch in the bucket, which all seeds have in common."""
+        found = []
+        for step, bucket in enumerate(self.buckets(start, count).tolist(), start):
+            epoch, place = self._locate(step)
+            before = np.count_nonzero(self._epoch(epoch)[:place] == bucket)
+            found.append((bucket, int(self._before(epoch)[bucket] + before)))
+        return found
+
+    def _batch(self, seed: int, bucket: int, first: int) -> np.ndarray:
+        """The examples from a place of a bucket's stream on: as many as a batch has, of one order or several."""
+        size, parts, missing = int(self.sizes[bucket]), [], self.batch_size
+        while missing:
+            time, place = divmod(first, size)
+            parts.append(self._order(seed, bucket, time)[place : place + missing])
+            first, missing = first + len(parts[-1]), missing - len(parts[-1])
+        return np.concatenate(parts)
 
 
 def _unsigned(seed: int) -> int:
