@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ HERE = Path(__file__).resolve().parent
 START_SECONDS = 120.0
 """A process that has not said by then what its device is does not start."""
 
-CASE_SECONDS = 75.0
-"""A case that takes longer is given up."""
+FIRST_SECONDS, CASE_SECONDS = 150.0, 75.0
+"""A case that takes longer to prepare is left out, where it is an arm's first one and where not."""
+
+MEASURE_SECONDS = 60.0
+"""Repetitions of a case that take longer are given up."""
 
 UNKNOWN_SECONDS = 12.0
 """What a case is thought to take before one of its kind was measured."""
@@ -51,6 +54,10 @@ DEATHS = 2
 
 class DeathError(Exception):
     """A process has ended, or did not answer in time."""
+
+
+class LateError(DeathError):
+    """It did not answer in time."""
 
 
 class Worker:
@@ -98,7 +105,7 @@ class Worker:
         try:
             line = self.lines.get(timeout=max(seconds, 0.01))
         except queue.Empty:
-            raise DeathError("took too long") from None
+            raise LateError("took too long") from None
         if not line:
             raise DeathError(self.reason())
         return json.loads(line)
@@ -129,6 +136,7 @@ class Lane:
         self.arm, self.quick, self.end, self.deaths = arm, quick, end, 0
         self.about: dict[str, Any] = {}
         self.trouble: list[str] = []
+        self.answered = False
         self.gone = ""  # why nothing more can be asked
         self.worker: Worker | None = None
 
@@ -168,12 +176,18 @@ class Lane:
         try:
             if number is not None:
                 self.worker.send(measure=number)
-            return self.worker.answer(min(deadline, self.end) - time.monotonic())
+            found = self.worker.answer(min(deadline, self.end) - time.monotonic())
         except DeathError as death:
             if time.monotonic() >= self.end:
                 self.stop()
                 return {"missing": NO_TIME}
+            if number is None and isinstance(death, LateError):
+                # Compiling takes as long as it does: the process is in good health.
+                self.stop()
+                return {"missing": str(death)}
             return {"missing": self.died(death)}
+        self.answered = True
+        return {"missing": self.died(DeathError(found["missing"]))} if "broken" in found else found
 
     def died(self, death: DeathError) -> str:
         """Notes a death; why the case has no time."""
@@ -197,7 +211,7 @@ def quartiles(times: Sequence[float]) -> dict[str, Any]:
     return {"median": median, "low": low, "high": high, "repetitions": len(times)}
 
 
-def measured(number: int, lanes: Sequence[Lane], sizes: Sizes, deadline: float) -> dict[str, Any]:
+def measured(number: int, lanes: Sequence[Lane], sizes: Sizes) -> dict[str, Any]:
     """A case by all arms that it applies to: what each has found, by name."""
     found: dict[str, Any] = {}
     asked = []
@@ -208,12 +222,14 @@ def measured(number: int, lanes: Sequence[Lane], sizes: Sizes, deadline: float) 
         else:
             asked.append(lane)
     going: dict[str, tuple[Lane, dict[str, Any], list[float]]] = {}
+    start = time.monotonic()
     for lane in asked:
-        answer = lane.ask(None, deadline)
+        answer = lane.ask(None, start + (CASE_SECONDS if lane.answered else FIRST_SECONDS))
         if "missing" in answer:
             found[lane.arm.name] = answer
         else:
             going[lane.arm.name] = (lane, answer, [])
+    deadline = time.monotonic() + MEASURE_SECONDS
     for _ in range(sizes.repetitions):
         for name, (lane, _, times) in list(going.items()):
             answer = lane.ask(number, deadline)
@@ -225,8 +241,14 @@ def measured(number: int, lanes: Sequence[Lane], sizes: Sizes, deadline: float) 
     return found | {name: quartiles(times) | answer for name, (_, answer, times) in going.items()}
 
 
-def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: float) -> dict[str, Any]:
-    """Everything, in about so many seconds at most."""
+def measure(
+    arms: Sequence[Arm],
+    todo: Sequence[Case],
+    quick: bool,
+    seconds: float,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Everything, in about so many seconds at most. keep: is given what there is after every case."""
     began, sizes = time.monotonic(), QUICK if quick else FULL
     lanes = [Lane(arm, quick, began + seconds) for arm in arms]
     plain, others = lanes[0], lanes[1:]
@@ -243,7 +265,25 @@ def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: flo
         if lane.worker is not None:
             lane.greet()
     numbers = {case: number for number, case in enumerate(cases(sizes))}
-    taken, records = dict[tuple[str, int], float](), []
+    taken, records = dict[tuple[str, int], float](), list[dict[str, Any]]()
+
+    def found_so_far() -> dict[str, Any]:
+        return {
+            "device": plain.about,
+            "sizes": dataclasses.asdict(sizes),
+            "seconds": time.monotonic() - began,
+            "arms": {
+                lane.arm.name: {
+                    "flags": lane.arm.flags,
+                    "gone": lane.gone,
+                    "trouble": lane.trouble,
+                    "about": lane.about,
+                }
+                for lane in lanes
+            },
+            "cases": records,
+        }
+
     for case in todo:
         start = time.monotonic()
         wanted = [lane for lane in lanes if applies(case, lane.arm)]
@@ -251,22 +291,14 @@ def measure(arms: Sequence[Arm], todo: Sequence[Case], quick: bool, seconds: flo
         if start + taken.get(like, 0 if quick else UNKNOWN_SECONDS) > began + seconds:
             found: Mapping[str, Any] = {lane.arm.name: {"missing": NO_TIME} for lane in wanted}
         else:
-            found = measured(numbers[case], wanted, sizes, start + CASE_SECONDS)
+            found = measured(numbers[case], wanted, sizes)
             taken[like] = max(taken.get(like, 0), time.monotonic() - start)
         records.append({"name": str(case), **dataclasses.asdict(case), "arms": found})
         print(f"{time.monotonic() - began:5.0f} s  {case}", file=sys.stderr, flush=True)
+        keep(found_so_far())
     for lane in lanes:
         lane.stop()
-    return {
-        "device": plain.about,
-        "sizes": dataclasses.asdict(sizes),
-        "seconds": time.monotonic() - began,
-        "arms": {
-            lane.arm.name: {"flags": lane.arm.flags, "gone": lane.gone, "trouble": lane.trouble, "about": lane.about}
-            for lane in lanes
-        },
-        "cases": records,
-    }
+    return found_so_far()
 
 
 def main() -> None:
@@ -277,11 +309,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/accelerator"), help="where the results are written")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    found = measure(ARMS, cases(QUICK if given.quick else FULL), given.quick, given.seconds)
-    (given.out / "accelerator.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    told = text(found)
-    (given.out / "accelerator.txt").write_text(told + "\n", encoding="utf-8")
-    print(told)
+
+    def keep(found: dict[str, Any]) -> None:
+        # After every case: a machine may be taken back at any time.
+        (given.out / "accelerator.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (given.out / "accelerator.txt").write_text(text(found) + "\n", encoding="utf-8")
+
+    found = measure(ARMS, cases(QUICK if given.quick else FULL), given.quick, given.seconds, keep)
+    keep(found)
+    print(text(found))
 
 
 if __name__ == "__main__":

@@ -92,16 +92,11 @@ def _norm(tree: Any) -> float:
 
 
 def _normal(number: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(number).normal(size=shape), jnp.float32)
-
-
-def precision(case: Case) -> str:
-    """Float32 arrays are multiplied in TF32, as PyTorch and cuDNN are told to."""
-    return "tensorfloat32" if case.dtype == "float32" else case.dtype
+    return jnp.asarray(np.random.default_rng(number).standard_normal(shape, np.float32))
 
 
 def _product_type(case: Case) -> Any:
-    return products.PRECISIONS[precision(case)]
+    return products.PRECISIONS[case.dtype]
 
 
 def _compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
@@ -190,7 +185,7 @@ def _decoder(case: Case, sizes: Sizes) -> Measured:
     config = configs.override(
         with_hidden_size(Config(encoder=configs.Encoder(name="uni")), size),
         {"cell": "lstm", "score": "general", "input_feeding": "attentional", "bridge": "last"}
-        | {"precision": precision(case), "init": "uniform"},
+        | {"precision": case.dtype, "init": "uniform"},
     )
     model = Model(config, vocabulary, vocabulary)
     params = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(0), case.runs))
@@ -214,13 +209,14 @@ def _train(case: Case, sizes: Sizes) -> Measured:
     draw, examples = np.random.default_rng(0), []
     for _ in range(1000):
         source = draw.integers(0, 13, min(9, sizes.steps))
-        examples.append(pair(" ".join(map(str, source)), " ".join(map(str, draw.integers(0, 6, sizes.steps - 1)))))
+        length = sizes.steps - 1 if case.buckets == 1 else draw.integers(1, sizes.steps)
+        examples.append(pair(" ".join(map(str, source)), " ".join(map(str, draw.integers(0, 6, length)))))
     splits = {"train": tuple(examples), "test": tuple(examples[:8])}
     info = Info("generated", "", "", "exact_match", "", {})
     config = configs.override(
         with_hidden_size(Config(encoder=configs.Encoder(name="uni")), case.hidden),
-        {"cell": "lstm", "score": "general", "bridge": "last", "embedding.size": 64, "precision": precision(case)}
-        | {"train.batch_size": sizes.batch, "train.steps": 100_000, "train.buckets": 1, "init": "uniform"}
+        {"cell": "lstm", "score": "general", "bridge": "last", "embedding.size": 64, "precision": case.dtype}
+        | {"train.batch_size": sizes.batch, "train.steps": 100_000, "train.buckets": case.buckets, "init": "uniform"}
         | {"optim.learning_rate": 1e-3, "data.source_unit": "words", "data.target_unit": "words"},
     )
     corpus = encode(Dataset(info, splits, fingerprint(splits)), config)

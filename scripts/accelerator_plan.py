@@ -22,11 +22,12 @@ ARMS = (
     Arm("off", "--xla_gpu_enable_command_buffer="),
     Arm("while", _WHILE),
     Arm("while_unrolled", f"{_WHILE} --xla_gpu_command_buffer_unroll_loops=true"),
-    Arm("while_no_slices", f"{_WHILE} --xla_gpu_enable_dynamic_slice_fusion=false"),
+    Arm("while_conditional", f"{_WHILE} --xla_gpu_enable_command_buffer=+CONDITIONAL"),
     Arm("torch", torch=True),
 )
-"""Command buffers as they are by default; off; with loops; with loops that are unrolled; and with loops without the
-fusion of dynamic slices. Then PyTorch's answers to two of the cases."""
+"""Command buffers as they are by default; off; with loops; with loops that are unrolled; and with loops and branches,
+which a program with several buckets has (a list has one sign, so the flag is given twice). Then PyTorch's answers to
+two of the cases."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Sizes:
     steps: int = 30
     hidden: tuple[int, ...] = (128, 512)
     runs: tuple[int, ...] = (1, 8, 32)
-    types: tuple[str, ...] = ("float32", "bfloat16")
+    types: tuple[str, ...] = ("tensorfloat32", "bfloat16")
     unrolled: tuple[int, ...] = (5, 30)
     training_steps: int = 50
     loop: int = 2000
@@ -52,7 +53,7 @@ QUICK = Sizes(
     steps=4,
     hidden=(8,),
     runs=(1, 2),
-    types=("float32",),
+    types=("tensorfloat32",),
     unrolled=(2,),
     training_steps=4,
     loop=50,
@@ -69,15 +70,18 @@ class Case:
     weights at once; `forward` and `gradient`, an LSTM layer with its input projection; `cudnn`, the same gradient by
     cuDNN through JAX; `decoder`, the gradient of a decoder with attention and input feeding; `train`, a step of a
     training program.
+    dtype: of the operands of products; float32 arrays otherwise. PyTorch and cuDNN take TF32, too.
     backward: `own` keeps gradients of weights out of the backward loop (`products.scan`), `autodiff` does not.
+    buckets: of the training program, which then chooses one at each step.
     """
 
     kind: str
     hidden: int = 0
     runs: int = 1
-    dtype: str = "float32"
+    dtype: str = "tensorfloat32"
     unroll: int = 1
     backward: str = "own"
+    buckets: int = 1
 
     def __str__(self) -> str:
         parts = [self.kind]
@@ -85,11 +89,13 @@ class Case:
             parts += [f"H={self.hidden}", f"R={self.runs}", self.dtype]
         if self.kind in ("forward", "gradient") and (self.unroll > 1 or self.backward != "own"):
             parts += [self.backward, f"unroll={self.unroll}"]
+        if self.buckets > 1:
+            parts.append(f"buckets={self.buckets}")
         return " ".join(parts)
 
 
 def cases(sizes: Sizes) -> list[Case]:
-    """All cases, what decides most first: what there is no time for is at the end."""
+    """All cases. First those of the ratios that are asked for: what there is no time for is at the end."""
 
     def every(kind: str, **options: object) -> Iterator[Case]:
         for dtype in sizes.types:
@@ -97,8 +103,14 @@ def cases(sizes: Sizes) -> list[Case]:
                 for runs in sizes.runs:
                     yield Case(kind, hidden, runs, dtype, **options)  # type: ignore[arg-type]
 
-    found = [Case("loop"), *every("train"), *every("product"), *every("gradient")]
-    found += [Case("cudnn", hidden) for hidden in sizes.hidden]
+    small, most = sizes.hidden[0], sizes.runs[-1]
+    found = [Case("train", small), Case("train", small, most)]
+    found += [Case(kind, hidden) for kind in ("decoder", "gradient", "cudnn") for hidden in sizes.hidden]
+    found += [Case("decoder", hidden, dtype=dtype) for dtype in sizes.types for hidden in sizes.hidden]
+    # What a configuration has unless it says otherwise.
+    found += [Case("train", small, runs, "float32") for runs in (1, most)]
+    found += [Case("gradient", hidden, dtype="float32") for hidden in sizes.hidden]
+    found += [Case("train", small, buckets=3), Case("loop"), *every("train"), *every("gradient"), *every("product")]
     found += [*every("decoder"), *every("gradient", backward="autodiff")]
     few = sizes.runs[:2]
     for unroll in sizes.unrolled:
@@ -107,9 +119,12 @@ def cases(sizes: Sizes) -> list[Case]:
     for unroll in sizes.unrolled:
         found += [case for case in every("forward", unroll=unroll) if case.runs == 1]
         found += [case for case in every("gradient", unroll=unroll, backward="autodiff") if case.runs == 1]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def applies(case: Case, arm: Arm) -> bool:
-    """Whether the arm can answer the case: PyTorch has a loop in Python and cuDNN, one run at a time."""
-    return not arm.torch or (case.kind in ("decoder", "cudnn") and case.runs == 1)
+    """Whether the arm is asked: PyTorch has a loop in Python and cuDNN, one run at a time; flags have a few cases."""
+    if arm.torch:
+        return case.kind in ("decoder", "cudnn") and case.runs == 1
+    plain = case.unroll == 1 and case.backward == "own" and case.dtype == "tensorfloat32"
+    return not arm.flags or (plain and case.kind in ("loop", "train", "gradient", "decoder"))

@@ -19,8 +19,8 @@ KERNEL_HIDDEN = 640
 FASTER = 1.15
 """A flag must be worth so much."""
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-"""Relative difference of what arms compute, at most; float32 products have TF32's ten bits on a GPU."""
+TOLERANCE = {"float32": 1e-3, "tensorfloat32": 1e-3, "bfloat16": 2e-2}
+"""Relative difference of what arms compute, at most; TF32 has ten bits on a GPU."""
 
 
 def text(results: Results) -> str:
@@ -102,7 +102,7 @@ def _launches(results: Results) -> list[str]:
     for kind in ("gradient", "train"):
         for dtype in results["sizes"]["types"]:
             for hidden in results["sizes"]["hidden"]:
-                wanted = {"kind": kind, "dtype": dtype, "hidden": hidden, "unroll": 1, "backward": "own"}
+                wanted = {"kind": kind, "dtype": dtype, "hidden": hidden, "unroll": 1, "backward": "own", "buckets": 1}
                 few = _median(_cases(results, runs=1, **wanted), "default")
                 several = results["sizes"]["runs"][1]
                 many = _median(_cases(results, runs=several, **wanted), "default")
@@ -197,32 +197,39 @@ def _torch(results: Results) -> list[str]:
         for dtype in results["sizes"]["types"]:
             same = _cases(results, kind="decoder", hidden=hidden, runs=1, dtype=dtype)
             lines.append(_against(f"decoder with input feeding, H={hidden} {dtype}", same, same, "loop", 5.0, why))
-        encoder = _cases(results, kind="gradient", hidden=hidden, runs=1, dtype="float32")
+        encoder = _cases(results, kind="gradient", hidden=hidden, runs=1, dtype="tensorfloat32")
         cudnn = _cases(results, kind="cudnn", hidden=hidden)
-        lines.append(_against(f"encoder, H={hidden} float32", encoder, cudnn, "cuDNN", 0.9, why))
+        lines.append(_against(f"encoder, H={hidden} tensorfloat32", encoder, cudnn, "cuDNN", 0.9, why))
     return lines
 
 
 def _against(
     what: str, ours: list[Mapping[str, Any]], theirs: list[Mapping[str, Any]], name: str, target: float, why: str
 ) -> str:
+    # As a user has it: without flags of XLA's, loops not unrolled.
+    plain = _median((case for case in ours if (case["unroll"], case["backward"]) == (1, "own")), "default")
     best, other = _best(ours), _median(theirs, "torch")
-    if best is None or other is None:
+    if best is None or plain is None or other is None:
         return f"{what} against PyTorch's {name}: {why if other is None else 'not measured'}."
-    speed = other / best[0]
-    verdict = "reached" if speed >= target else "missed"
-    return f"{what}: {speed:.2f} times as fast as PyTorch's {name} ({best[1]}); target {target:g}: {verdict}."
+    verdict = "reached" if other / plain >= target else "missed"
+    return (
+        f"{what}: {other / plain:.2f} times as fast as PyTorch's {name}; target {target:g}: {verdict}; "
+        f"at best {other / best[0]:.2f} ({best[1]})."
+    )
 
 
 def _together(results: Results) -> list[str]:
     hidden, most = results["sizes"]["hidden"][0], results["sizes"]["runs"][-1]
-    what = f"{most} training runs of SCAN's size in one program"
-    one, many = (
-        _median(_cases(results, kind="train", hidden=hidden, runs=runs, dtype="float32"), "default")
-        for runs in (1, most)
-    )
-    if one is None or many is None:
-        return [f"{what}: not measured."]
-    ratio = many / one
-    verdict = "reached" if ratio <= 3 else "missed"
-    return [f"{what}: {ratio:.2f} times the time of one; target 3: {verdict}."]
+    lines = []
+    for dtype in ("float32", "tensorfloat32"):
+        what = f"{most} training runs of SCAN's size in one program, {dtype}"
+        one, many = (
+            _median(_cases(results, kind="train", hidden=hidden, runs=runs, dtype=dtype, buckets=1), "default")
+            for runs in (1, most)
+        )
+        if one is None or many is None:
+            lines.append(f"{what}: not measured.")
+            continue
+        verdict = "reached" if many / one <= 3 else "missed"
+        lines.append(f"{what}: {many / one:.2f} times the time of one; target 3: {verdict}.")
+    return lines

@@ -3,7 +3,8 @@
     {"prepare": 3}  ->  {"prepared": seconds, "value": what the case computed}
     {"measure": 3}  ->  {"seconds": of a unit of the case that was prepared last}
 
-A case that cannot be measured answers {"missing": why}. The first line says what the device is.
+A case that cannot be measured answers {"missing": why}; with "broken", the process ends, since after an error of the
+device every other case would fail, too. The first line says what the device is.
 """
 
 import importlib
@@ -15,6 +16,9 @@ import traceback
 from typing import Any
 
 from accelerator_plan import FULL, QUICK, cases
+
+BROKEN = ("CUDA_ERROR", "CUDA error", "INTERNAL", "illegal", "cudaError")
+"""In what is said of errors after which a process's device is of no use."""
 
 
 def main() -> None:
@@ -54,7 +58,11 @@ def main() -> None:
             answer(missing=str(error))
         except Exception as error:
             traceback.print_exc()
-            answer(missing=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if any(sign in str(error) for sign in BROKEN):
+                answer(missing=why, broken=True)
+                return
+            answer(missing=why)
 
 
 if __name__ == "__main__":
