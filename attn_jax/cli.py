@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -53,7 +53,7 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     name = Path(words[0]).stem
     try:
         try:
-            with handled():
+            with handled(), _refused_paths():
                 code = _answer(words, main, doc or "")
         except UserError as error:
             if not isinstance(error, processes.ToldError):
@@ -66,12 +66,9 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         except processes.LostError as error:
             print(f"{name}: {error}; the same command, given to all processes, goes on", file=sys.stderr)
             _leave(processes.EXIT_LOST)
-        except Exception as error:
+        except Exception:
             if processes.count() == 1:
                 raise
-            if _of_a_path(error):
-                print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
-                _leave(2)
             traceback.print_exc()
             _leave(1)
         sys.stdout.flush()
@@ -82,9 +79,6 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except OSError as error:
-        if _of_a_path(error):
-            print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
-            sys.exit(2)
         if error.errno not in _DISK:
             raise
         place = error.filename or "the output"
@@ -97,9 +91,15 @@ def run(main: Callable[[], int | None], *, doc: str | None, argv: Sequence[str] 
     sys.exit(code)
 
 
-def _of_a_path(error: Exception) -> TypeGuard[OSError]:
-    """Whether the system refuses a path for what the user can mend: it is named in the error."""
-    return isinstance(error, OSError) and error.errno in _PATH and error.filename is not None
+@contextlib.contextmanager
+def _refused_paths() -> Iterator[None]:
+    """Inside, a path that the system refuses is a mistake of the user's. Raises UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PATH or error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from None
 
 
 def _answer(words: list[str], main: Callable[[], int | None], doc: str) -> int | None:

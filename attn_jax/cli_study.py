@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 def command_line(argv: Sequence[str] | None = None) -> str:
     """The command as typed, ready for a shell; interpreter and script relative to the working directory."""
-    words = list(sys.argv if argv is None else argv)
-    inside = [not os.path.relpath(path).startswith("..") for path in (sys.executable, words[0])]
-    python = os.path.relpath(sys.executable) if inside[0] else "python"
-    return shlex.join([python, os.path.relpath(words[0]) if inside[1] else words[0], *words[1:]])
+    script, *words = sys.argv if argv is None else argv
+
+    def below(path: str, elsewhere: str) -> str:
+        relative = os.path.relpath(path)
+        return elsewhere if relative.startswith("..") else relative
+
+    return shlex.join([below(sys.executable, "python"), below(script, script), *words])
 
 
 def corpora() -> "Corpora":
@@ -48,12 +51,12 @@ def _check_effect(variants: "Sequence[Config]") -> None:
     """Raises UserError on a field that is set and can matter to no variant, as it might be without notice."""
     from attn_jax import seq2seq  # As above.
 
+    def idle(variant: "Config", path: str) -> bool:
+        seq2seq.check(variant)
+        return seq2seq.idle(variant, path)
+
     for path, flag in cli_choices.set_by().items():
-        for variant in variants:
-            seq2seq.check(variant)
-            if not seq2seq.idle(variant, path):
-                break
-        else:
+        if variants and all(idle(variant, path) for variant in variants):
             raise UserError(f"{flag}: has no effect on any variant, beside their other fields")
 
 

@@ -441,6 +441,10 @@ def differences(configs: list[Config]) -> list[str]:
     return [path for path, _, _ in fields() if len({json.dumps(flat[path]) for flat in flats}) > 1]
 
 
+TARGET_SYMBOLS = ("data.target_unit", "data.bpe_size", "data.target_min_count", "data.lowercase")
+"""The fields that can change what target symbols there are."""
+
+
 def target_symbols(flat: Mapping[str, Any]) -> str:
     """What makes the target symbols of a flat configuration, of which losses are means."""
     unit = flat["data.target_unit"]

@@ -113,8 +113,6 @@ def of_study(
     log_to: Sequence[str] = (),
 ) -> None:
     """Prints what `study.run` would do. Raises UserError as it does."""
-    if mesh is not None and launcher == Local():
-        devices.check(mesh)
     members = Members.of(variants, seeds, corpora, mesh)
     launching(launcher, corpora, mesh)
     trackers.check(log_to)
@@ -136,8 +134,6 @@ def of_tuning(
 ) -> None:
     """Prints what `tuning.run` would do. Raises UserError as it does."""
     tuning.check_seeds(seeds)
-    if mesh is not None and launcher == Local():
-        devices.check(mesh)
     Members.of(candidates.tried, seeds, corpora, mesh)
     launching(launcher, corpora, mesh)
     trackers.check(log_to)

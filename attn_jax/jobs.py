@@ -53,8 +53,10 @@ class Source:
         def one(path: str) -> str:
             return os.path.abspath(os.path.expanduser(path))
 
-        listed = {split: [paths] if isinstance(paths, str) else paths for split, paths in (self.files or {}).items()}
-        files = self.files and {split: [one(path) for path in paths] for split, paths in listed.items()}
+        def all_of(paths: str | Sequence[str]) -> list[str]:
+            return [one(path) for path in ([paths] if isinstance(paths, str) else paths)]
+
+        files = self.files and {split: all_of(paths) for split, paths in self.files.items()}
         manual_dir, data_dir = (path and one(path) for path in (self.manual_dir, self.data_dir))
         return Source(manual_dir, data_dir, files, self.tests)
 

@@ -191,8 +191,7 @@ class OneHotEmbedding(Embedding):
 class Noise:
     """The dropout masks of one training step.
 
-    rates: dropout rate by site (fields of section `dropout`), numbers or traced scalars; a
-        site that is absent is off.
+    rates: dropout rate by site (fields of section `dropout`), numbers or traced scalars; a site that is absent is off.
     """
 
     def __init__(self, key: Key[Array, ""], rates: Mapping[str, Any]):

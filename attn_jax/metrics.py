@@ -45,6 +45,7 @@ _HIGHER_IS_BETTER = {
     "perplexity": False,
     "aer": False,
 }
+
 LOSS_METRICS = ("loss", "perplexity", "token_accuracy")
 """The metrics of teacher forcing."""
 

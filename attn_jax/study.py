@@ -115,8 +115,6 @@ def run(
     of them reach; the first one decides and writes. Raises UserError before anything is trained if a variant is
     illegal, and at the end if programs were given up because their processes died again and again.
     """
-    if mesh is not None and launcher == Local():
-        devices.check(mesh)  # else this process may have other devices, and must leave them to those it starts
     members = Members.of(variants, seeds, corpora, mesh)
     runs, dropped = members.runs, members.dropped
     if dropped and processes.leads():
@@ -181,6 +179,8 @@ def run(
 def launching(where: Local | Resources, corpora: Corpora, mesh: MeshShape | None) -> Launcher | None:
     """What runs programs in other processes; None: this process does. Raises UserError if it cannot be used here."""
     if where == Local():
+        if mesh is not None:
+            devices.check(mesh)  # else this process may have other devices, and must leave them to those it starts
         return None
     if processes.count() > 1:
         raise UserError("--jobs, --launcher: processes that train as one train one program after another; use --shard")

@@ -36,6 +36,7 @@ from attn_jax.seq2seq import Model
 from attn_jax.shapes import Array, Bool, Float, Int, Params, PyTree
 
 MOST_STEPS = 2**31 - 1
+"""Of a run: programs count them in 32 bits."""
 
 STEPS_PER_BUCKET, MOST_BUCKETS = 400, 16
 """A bucket is worth its seconds of compilation when so many steps are done; and no more than so many are made."""
@@ -120,7 +121,7 @@ def _give_memory_back() -> None:
 
 
 def steps_of(config: Config, steps_per_epoch: float) -> int:
-    """The number of steps of a run. Raises UserError if it is zero, or no number of 32 bits, as programs count them."""
+    """The number of steps of a run. Raises UserError if it is zero or above `MOST_STEPS`."""
     given = config.train
     steps = given.steps or given.epochs * steps_per_epoch - 1e-6
     if steps > MOST_STEPS or math.ceil(steps) < 1:

@@ -349,8 +349,8 @@ class Decoder(nnx.Module):
             caches.append(cache)
         features = self._normed(x)[:, 0]
         length = state.caches[0].keys.shape[1]
-        if length != self.settings.window + 1 or not self.settings.window:
-            # Otherwise the cache holds all that the window will ever reach.
+        if not self.settings.window or length != self.settings.window + 1:
+            # Else the cache holds all that the window will ever reach.
             features = jnp.where(state.done < length, features, jnp.nan)
         return State(tuple(caches), state.done + 1), features, _shown(weights)[:, 0]
 

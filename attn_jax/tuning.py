@@ -86,8 +86,8 @@ def candidates(
         distinct: dict[Config, dict[str, Any]] = {}
         for choice, row in table:
             check(row[number])
-            _check_symbols(row[number], variant, fields)
             distinct.setdefault(canonical(row[number]), choice)
+        _check_symbols(list(distinct), fields)
         key = tuple(distinct)
         dropped += key in found
         found.setdefault(key, Candidate(canonical(variant), [(values, one) for one, values in distinct.items()]))
@@ -100,13 +100,15 @@ def candidates(
     return Candidates(fields, list(found.values()), range(FIRST_SEED, FIRST_SEED + seeds), dropped)
 
 
-def _check_symbols(choice: Config, variant: Config, fields: Iterable[str]) -> None:
-    """Raises UserError where a metric is a mean over target symbols, and a choice has others than the variant."""
-    one, other = (configs.target_symbols(configs.flatten(configs.to_dict(config))) for config in (choice, variant))
-    if one != other and choice.train.metric in LOSS_METRICS:
-        path = next(path for path in fields if path.startswith("data."))
+def _check_symbols(choices: Sequence[Config], fields: Iterable[str]) -> None:
+    """Raises UserError where the metric is a mean over target symbols, and choices have different ones."""
+    metric = choices[0].train.metric
+    if metric not in LOSS_METRICS:
+        return
+    if len({configs.target_symbols(configs.flatten(configs.to_dict(choice))) for choice in choices}) > 1:
+        changing = [path for path in fields if path in configs.TARGET_SYMBOLS]
         raise UserError(
-            f"--tune: {path} changes the target symbols, of which {choice.train.metric} is a mean: its values on dev "
+            f"--tune: {', '.join(changing)} changes the target symbols, of which {metric} is a mean: its values on dev "
             "cannot be compared"
         )
 

@@ -294,3 +294,12 @@ def test_a_study_whose_choices_were_edited_is_told_of(tmp_path, change):
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match=r"study\.json: tuning: expected 'choices' with a value for each of 'fields'"):
         report.load(tmp_path / "out")
+
+
+def test_symbols_that_all_choices_have_are_comparable():
+    def by_loss(changes):
+        return [tiny.changed(one, {"train.metric": "loss", **changes}) for one in described({})]
+
+    axes = {"data.target_min_count": [2], "optim.learning_rate": RATES}
+    found = tuning.candidates(by_loss, axes, study.Corpora(lambda name: DATA), 1)
+    assert all(len(one.choices) == len(RATES) for one in found.variants)
